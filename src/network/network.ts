@@ -1,0 +1,69 @@
+/** What the other rooms see of networking. */
+
+export interface PortMapping {
+  protocol: "tcp" | "udp" | "sctp";
+  containerPort: number;
+  hostPort: number;
+  hostIp: string;
+}
+
+export interface NetworkRequest {
+  podId: string;
+  podNamespace: string;
+  podName: string;
+  podUid: string;
+  portMappings: PortMapping[];
+  /** Unprivileged user that may attach to the tap. */
+  uid: number;
+}
+
+export interface GuestInterface {
+  name: string;
+  mac: string;
+  mtu: number;
+  /** With prefix length: 10.88.0.5/16. */
+  addresses: string[];
+}
+
+export interface GuestRoute {
+  destination: string;
+  /** "" for a directly connected destination. */
+  gateway: string;
+  interface: string;
+  mtu: number;
+}
+
+export interface PodNetwork {
+  /** Path of the network namespace. */
+  netns: string;
+  /** Name of the tap in it, redirected to and from the CNI interface. */
+  tap: string;
+  /** As CNI gave them; the guest shall carry exactly these. First one is eth0. */
+  interfaces: GuestInterface[];
+  routes: GuestRoute[];
+  dns: { servers: string[]; searches: string[]; options: string[] };
+  /** Without prefix length, the primary first: what CRI reports. */
+  ips: string[];
+}
+
+export interface NetworkStatus {
+  ready: boolean;
+  /** CamelCase, "" when ready: NetworkPluginNotReady. */
+  reason: string;
+  message: string;
+  /** Name of the configuration in use. */
+  configuration?: string;
+}
+
+export interface Network {
+  /** Loads the configuration, watches its folder. */
+  open(): Promise<void>;
+  close(): void;
+  status(): NetworkStatus;
+  /** Idempotent by pod id: where the pod has its network already, that one is the answer. After a rejection nothing is left. */
+  setup(request: NetworkRequest, deadlineMs: number): Promise<PodNetwork>;
+  /** CNI DEL with what ADD returned, exactly once, then tap and namespace. OK where there is none. Keeps its record until all of it is gone. */
+  teardown(podId: string, deadlineMs: number): Promise<void>;
+  /** Pods that have a network record on disk: for the sweep at start. */
+  list(): Promise<string[]>;
+}
