@@ -1,0 +1,151 @@
+/**
+ * The documents of the pod room, as they stand on disk. They are written before the side effect that they announce, so after
+ * a crash at any instruction recovery (recovery.ts) can finish or undo.
+ *
+ * Pod sandbox:
+ *
+ *   RunPodSandbox       all of it is up          StopPodSandbox, or the VM died      RemovePodSandbox
+ *   ────────────► creating ───────────────► ready ─────────────────────► stopped ──────────────────► (gone)
+ *                    │ a step failed: undone                                ▲
+ *                    ├──────────────────────────────────────► (gone)        │
+ *                    └── the undo failed too: kept, for Stop and Remove ────┘
+ *
+ * Container:
+ *
+ *   CreateContainer            StartContainer        exit, kill, VM died          RemoveContainer
+ *   ────────► creating ─► created ─────────► running ─────────────────► exited ─────────────────► (gone)
+ *                            └────────────────── VM died ─────────────────▲
+ */
+import type { PodNetwork, PortMapping } from "../network/network.js";
+import type { VmSpec } from "../vmm/vmm.js";
+
+export const DOCUMENT_VERSION = 1;
+
+/** Nanoseconds since the epoch as decimal digits: JSON has no 64-bit integers. */
+export type Nanoseconds = string;
+
+export function nowNs(): Nanoseconds {
+  return `${BigInt(Date.now()) * 1_000_000n}`;
+}
+
+export type PidMode = "pod" | "container" | "node" | "target";
+
+export interface Resources {
+  cpuPeriod?: number;
+  cpuQuota?: number;
+  cpuShares?: number;
+  memoryLimit?: number;
+  memorySwapLimit?: number;
+  oomScoreAdj?: number;
+  cpusetCpus?: string;
+  cpusetMems?: string;
+  hugepages?: { pageSize: string; limit: number }[];
+  unified?: Record<string, string>;
+}
+
+export interface PodConfig {
+  name: string;
+  uid: string;
+  namespace: string;
+  attempt: number;
+  hostname: string;
+  /** Absolute folder, or "" where the containers of the pod write no logs. */
+  logDirectory: string;
+  labels: Record<string, string>;
+  annotations: Record<string, string>;
+  runtimeHandler: string;
+  dns?: { servers: string[]; searches: string[]; options: string[] };
+  portMappings: PortMapping[];
+  cgroupParent: string;
+  sysctls: Record<string, string>;
+  pidMode: PidMode;
+  /** Sum of the containers' limits (CRI LinuxPodSandboxConfig.resources), where the client gave them. */
+  resources?: Resources;
+  overhead?: Resources;
+}
+
+export type PodPhase = "creating" | "ready" | "stopped";
+
+export interface PodDocument {
+  version: typeof DOCUMENT_VERSION;
+  id: string;
+  config: PodConfig;
+  phase: PodPhase;
+  createdNs: Nanoseconds;
+  vmm: string;
+  vm: VmSpec;
+  network?: PodNetwork;
+  /** True until VM, network and disks are known to be gone; only then may the document go. */
+  holdsResources: boolean;
+  /** Why it is stopped, where nobody asked for it: "VMM died: …". */
+  message: string;
+}
+
+export interface ContainerConfig {
+  name: string;
+  attempt: number;
+  /** As the client wrote it. */
+  image: string;
+  userSpecifiedImage: string;
+  command: string[];
+  args: string[];
+  workingDir: string;
+  env: { key: string; value: string }[];
+  labels: Record<string, string>;
+  annotations: Record<string, string>;
+  /** Relative to the pod's log directory, or "". */
+  logPath: string;
+  stdin: boolean;
+  stdinOnce: boolean;
+  tty: boolean;
+  /** "" where the image's counts. */
+  stopSignal: string;
+  resources: Resources;
+  security: SecurityConfig;
+}
+
+export interface SecurityConfig {
+  privileged: boolean;
+  addCapabilities: string[];
+  dropCapabilities: string[];
+  addAmbientCapabilities: string[];
+  runAsUser?: number;
+  runAsGroup?: number;
+  runAsUsername: string;
+  supplementalGroups: number[];
+  strictGroups: boolean;
+  readonlyRootfs: boolean;
+  noNewPrivileges: boolean;
+  maskedPaths: string[];
+  readonlyPaths: string[];
+  pidMode: PidMode;
+  pidTarget: string;
+}
+
+export type ContainerState = "creating" | "created" | "running" | "exited";
+
+export interface ContainerDocument {
+  version: typeof DOCUMENT_VERSION;
+  id: string;
+  podId: string;
+  config: ContainerConfig;
+  imageId: string;
+  /** Serial number of the image's block device in the pod's VM. */
+  imageSerial: string;
+  state: ContainerState;
+  /** Absolute path, or "". */
+  logPath: string;
+  stopSignal: number;
+  user?: { uid: number; gid: number; groups: number[] };
+  /** Start was asked of the agent; whether it happened the agent knows. */
+  starting: boolean;
+  createdNs: Nanoseconds;
+  startedNs: Nanoseconds;
+  finishedNs: Nanoseconds;
+  exitCode: number;
+  /** CRI's words: Completed, Error, OOMKilled; ours: VmDied. */
+  reason: string;
+  message: string;
+  /** All output is in the log file: nothing to resume after a restart. */
+  logComplete: boolean;
+}
