@@ -1,0 +1,35 @@
+# Every target can be interrupted and started again: what is done is kept, what was half done is begun anew.
+SHELL := /bin/bash
+
+.PHONY: help run setup build test test-setup lint fmt bundle-update clean
+
+help: ## this list
+	@echo "PodVM: a Kubernetes CRI server whose pod sandboxes are virtual machines"
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## set up all that is missing, then start the server (root, Debian family)
+	@setup/run.sh
+
+setup: ## the same without starting the server
+	@setup/setup.sh
+
+build: ## packages, generated code, TypeScript and Rust only; touches nothing outside this folder
+	@setup/setup.sh build
+
+test: ## set up, then lint, unit, contract and end-to-end tests
+	@test/setup/test.sh
+
+test-setup: ## what only the tests need: crictl, registry, busybox
+	@test/setup/setup.sh
+
+lint: ## biome, cargo fmt, clippy
+	@setup/setup.sh build && node test/run.mjs lint
+
+fmt: ## format everything
+	@npx biome check --write . && cargo fmt --all
+
+bundle-update: ## move the pinned versions of hypervisor, guest kernel and tools to the newest
+	@bundle/update.sh
+
+clean: ## remove what was built in this folder (assets under /var/lib/podvm stay)
+	@rm -rf dist dist.new dist.old build/stamps build/log build/test src/gen target
