@@ -31,10 +31,20 @@ fn confine(document: &Document, sockets: &[OwnedFd]) -> Result<(), Failure> {
             .map_err(|e| Failure::io(format!("set oom_score_adj {adjustment}"), &e))?;
     }
     enter_namespaces(document)?;
-    let tap = document.tap.as_ref().map(descriptors::open_tap).transpose()?;
+    let tap = document
+        .tap
+        .as_ref()
+        .map(descriptors::open_tap)
+        .transpose()?;
     root::enter(document)?;
     descriptors::arrange(document, sockets, tap)?;
     set_limits(document)?;
+    if !document.huge_pages {
+        // SAFETY: takes numbers. Kept over exec: prctl(2).
+        check("disable huge pages", unsafe {
+            libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0)
+        })?;
+    }
     drop_privileges(document.uid, document.gid)
 }
 
@@ -45,7 +55,9 @@ fn enter_namespaces(document: &Document) -> Result<(), Failure> {
             let step = format!("enter network namespace {path}");
             let file = File::open(path).map_err(|e| Failure::io(&step, &e))?;
             // SAFETY: takes numbers.
-            check(&step, unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) })?;
+            check(&step, unsafe {
+                libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET)
+            })?;
         }
         None => fresh |= libc::CLONE_NEWNET,
     }
@@ -63,9 +75,14 @@ fn set_limits(document: &Document) -> Result<(), Failure> {
         ("core", libc::RLIMIT_CORE, 0),
         ("msgqueue", libc::RLIMIT_MSGQUEUE, 0),
     ] {
-        let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+        let limit = libc::rlimit {
+            rlim_cur: value,
+            rlim_max: value,
+        };
         // SAFETY: limit outlives the call.
-        check(&format!("limit {name} to {value}"), unsafe { libc::setrlimit(resource as _, &raw const limit) })?;
+        check(&format!("limit {name} to {value}"), unsafe {
+            libc::setrlimit(resource as _, &raw const limit)
+        })?;
     }
     Ok(())
 }
@@ -78,17 +95,34 @@ fn drop_privileges(uid: u32, gid: u32) -> Result<(), Failure> {
             // EINVAL: one past the last that this kernel knows.
             if libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) < 0 {
                 if capability == 0 || *libc::__errno_location() != libc::EINVAL {
-                    return Err(Failure::last(format!("drop capability {capability} from the bounding set")));
+                    return Err(Failure::last(format!(
+                        "drop capability {capability} from the bounding set"
+                    )));
                 }
                 break;
             }
         }
-        check("drop ambient capabilities", libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))?;
+        check(
+            "drop ambient capabilities",
+            libc::prctl(
+                libc::PR_CAP_AMBIENT,
+                libc::PR_CAP_AMBIENT_CLEAR_ALL,
+                0,
+                0,
+                0,
+            ),
+        )?;
         check("drop groups", libc::setgroups(0, std::ptr::null()))?;
         check("set group", libc::setresgid(gid, gid, gid))?;
         check("set user", libc::setresuid(uid, uid, uid))?;
-        check("set no_new_privs", libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
-        check("set not dumpable", libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))?;
+        check(
+            "set no_new_privs",
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+        )?;
+        check(
+            "set not dumpable",
+            libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0),
+        )?;
         libc::umask(0o077);
     }
     drop_capabilities()
@@ -101,25 +135,51 @@ fn drop_capabilities() -> Result<(), Failure> {
     let header = [VERSION_3, 0];
     let none = [0u32; 6];
     // SAFETY: header is {version, pid}, none is two {effective, permitted, inheritable}; both outlive the call.
-    check("drop capabilities", unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) } as i32)?;
+    check("drop capabilities", unsafe {
+        libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr())
+    } as i32)?;
     Ok(())
 }
 
 fn execute(document: &Document) -> Failure {
     let strings = |items: Vec<String>| -> Result<Vec<CString>, Failure> {
-        items.into_iter().map(|s| CString::new(s).map_err(|_| Failure::invalid("a NUL in args or env"))).collect()
+        items
+            .into_iter()
+            .map(|s| CString::new(s).map_err(|_| Failure::invalid("a NUL in args or env")))
+            .collect()
     };
-    let argv = strings(std::iter::once(&document.program).chain(&document.args).cloned().collect());
-    let envp = strings(document.env.iter().map(|(k, v)| format!("{k}={v}")).collect());
+    let argv = strings(
+        std::iter::once(&document.program)
+            .chain(&document.args)
+            .cloned()
+            .collect(),
+    );
+    let envp = strings(
+        document
+            .env
+            .iter()
+            .map(|(k, v)| format!("{k}={v}"))
+            .collect(),
+    );
     let (argv, envp) = match (argv, envp) {
         (Ok(argv), Ok(envp)) => (argv, envp),
         (Err(failure), _) | (_, Err(failure)) => return failure,
     };
     let pointers = |items: &[CString]| -> Vec<*const libc::c_char> {
-        items.iter().map(|s| s.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
+        items
+            .iter()
+            .map(|s| s.as_ptr())
+            .chain(std::iter::once(std::ptr::null()))
+            .collect()
     };
     let (argv_pointers, envp_pointers) = (pointers(&argv), pointers(&envp));
     // SAFETY: both arrays end with a null pointer and point at strings that outlive the call.
-    unsafe { libc::execve(argv[0].as_ptr(), argv_pointers.as_ptr(), envp_pointers.as_ptr()) };
+    unsafe {
+        libc::execve(
+            argv[0].as_ptr(),
+            argv_pointers.as_ptr(),
+            envp_pointers.as_ptr(),
+        )
+    };
     Failure::last(format!("execute {}", document.program))
 }

@@ -27,9 +27,13 @@ pub struct Document {
     pub tap: Option<Tap>,
     #[serde(default)]
     pub sockets: Vec<Socket>,
+    /// Another descriptor for standard error, for programs that write a console but not to 2.
+    pub stderr_copy: Option<i32>,
     pub root: Root,
     pub rlimits: Rlimits,
     pub oom_score_adj: Option<i32>,
+    /// False: the VMM's memory never comes in huge pages (a guest touches its memory sparsely; huge pages multiply what it costs).
+    pub huge_pages: bool,
     /// Gets {"pid":…,"starttime":…} before the VMM runs.
     pub pid_file: String,
 }
@@ -92,14 +96,18 @@ const DEVICES: [&str; 4] = ["/dev/null", "/dev/urandom", "/dev/zero", "/dev/kvm"
 
 impl Document {
     pub fn parse(text: &str) -> Result<Self, Failure> {
-        let document: Self = serde_json::from_str(text).map_err(|e| Failure::invalid(e.to_string()))?;
+        let document: Self =
+            serde_json::from_str(text).map_err(|e| Failure::invalid(e.to_string()))?;
         document.validate()?;
         Ok(document)
     }
 
     fn validate(&self) -> Result<(), Failure> {
         if self.version != 1 {
-            return Err(Failure::invalid(format!("version {} is not known, 1 is", self.version)));
+            return Err(Failure::invalid(format!(
+                "version {} is not known, 1 is",
+                self.version
+            )));
         }
         if self.uid == 0 || self.gid == 0 {
             return Err(Failure::invalid("uid and gid must not be 0"));
@@ -115,7 +123,9 @@ impl Document {
         }
         for device in &self.root.devices {
             if !DEVICES.contains(&device.as_str()) {
-                return Err(Failure::invalid(format!("root.devices: {device:?} is not one of {DEVICES:?}")));
+                return Err(Failure::invalid(format!(
+                    "root.devices: {device:?} is not one of {DEVICES:?}"
+                )));
             }
         }
         if let Some(tap) = &self.tap {
@@ -124,21 +134,43 @@ impl Document {
             }
             // IFNAMSIZ is 16 with the closing zero.
             if tap.name.is_empty() || tap.name.len() > 15 || tap.name.contains(['/', '\0', '%']) {
-                return Err(Failure::invalid(format!("tap.name {:?} is no interface name", tap.name)));
+                return Err(Failure::invalid(format!(
+                    "tap.name {:?} is no interface name",
+                    tap.name
+                )));
             }
         }
-        let strings = self.args.iter().chain(self.env.keys()).chain(self.env.values());
-        if strings.into_iter().any(|s| s.contains('\0')) || self.env.keys().any(|k| k.is_empty() || k.contains('=')) {
-            return Err(Failure::invalid("args and env: no NUL, and no '=' in names"));
+        let strings = self
+            .args
+            .iter()
+            .chain(self.env.keys())
+            .chain(self.env.values());
+        if strings.into_iter().any(|s| s.contains('\0'))
+            || self.env.keys().any(|k| k.is_empty() || k.contains('='))
+        {
+            return Err(Failure::invalid(
+                "args and env: no NUL, and no '=' in names",
+            ));
         }
         self.validate_fds()
     }
 
     fn validate_fds(&self) -> Result<(), Failure> {
-        let mut fds: Vec<i32> = self.sockets.iter().map(|s| s.fd).chain(self.tap.iter().map(|t| t.fd)).collect();
+        let mut fds: Vec<i32> = self
+            .sockets
+            .iter()
+            .map(|s| s.fd)
+            .chain(self.tap.iter().map(|t| t.fd))
+            .chain(self.stderr_copy)
+            .collect();
         fds.sort_unstable();
-        if fds.iter().any(|fd| !(3..FIRST_OWN_FD).contains(fd)) || fds.windows(2).any(|w| w[0] == w[1]) {
-            return Err(Failure::invalid(format!("fd numbers {fds:?}: each once, from 3 to {}", FIRST_OWN_FD - 1)));
+        if fds.iter().any(|fd| !(3..FIRST_OWN_FD).contains(fd))
+            || fds.windows(2).any(|w| w[0] == w[1])
+        {
+            return Err(Failure::invalid(format!(
+                "fd numbers {fds:?}: each once, from 3 to {}",
+                FIRST_OWN_FD - 1
+            )));
         }
         Ok(())
     }
@@ -147,9 +179,13 @@ impl Document {
 fn absolute(field: &str, path: &str) -> Result<(), Failure> {
     let plain = path.starts_with('/')
         && path.len() > 1
-        && path[1..].split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+        && path[1..]
+            .split('/')
+            .all(|part| !part.is_empty() && part != "." && part != "..");
     if !plain || path.contains('\0') {
-        return Err(Failure::invalid(format!("{field}: {path:?} is not a plain absolute path")));
+        return Err(Failure::invalid(format!(
+            "{field}: {path:?} is not a plain absolute path"
+        )));
     }
     Ok(())
 }
@@ -165,14 +201,16 @@ mod tests {
             "netns": "/run/netns/a", "tap": {"name": "tap0", "fd": 5},
             "sockets": [{"path": "/r/a.sock", "fd": 3}, {"path": "/r/b.sock", "fd": 4}],
             "root": {"mountPoint": "/r/root", "binds": [{"path": "/b", "access": "execute"}], "devices": ["/dev/null"]},
-            "rlimits": {"nofile": 1024, "nproc": 64, "memlock": 0}, "pidFile": "/r/pid"
+            "rlimits": {"nofile": 1024, "nproc": 64, "memlock": 0}, "hugePages": false, "pidFile": "/r/pid"
         })
     }
 
     fn error(change: impl FnOnce(&mut Value)) -> String {
         let mut document = valid();
         change(&mut document);
-        Document::parse(&document.to_string()).expect_err("must be refused").message
+        Document::parse(&document.to_string())
+            .expect_err("must be refused")
+            .message
     }
 
     #[test]
@@ -200,8 +238,15 @@ mod tests {
     #[test]
     fn paths_must_be_plain_and_absolute() {
         for path in ["", "/", "b", "/b/../etc", "/b//c", "/b/.", "/b/", "/b\0"] {
-            assert!(error(|d| d["program"] = json!(path)).contains("plain absolute path"), "{path:?}");
-            assert!(error(|d| d["root"]["binds"][0]["path"] = json!(path)).contains("plain absolute path"), "{path:?}");
+            assert!(
+                error(|d| d["program"] = json!(path)).contains("plain absolute path"),
+                "{path:?}"
+            );
+            assert!(
+                error(|d| d["root"]["binds"][0]["path"] = json!(path))
+                    .contains("plain absolute path"),
+                "{path:?}"
+            );
         }
     }
 
@@ -210,6 +255,7 @@ mod tests {
         assert!(error(|d| d["tap"]["fd"] = json!(3)).contains("each once"));
         assert!(error(|d| d["tap"]["fd"] = json!(2)).contains("each once"));
         assert!(error(|d| d["tap"]["fd"] = json!(64)).contains("each once"));
+        assert!(error(|d| d["stderrCopy"] = json!(4)).contains("each once"));
     }
 
     #[test]
@@ -220,7 +266,9 @@ mod tests {
     #[test]
     fn a_tap_needs_a_namespace_and_a_name() {
         assert!(error(|d| d["netns"] = Value::Null).contains("tap needs netns"));
-        assert!(error(|d| d["tap"]["name"] = json!("a-name-too-long-0")).contains("no interface name"));
+        assert!(
+            error(|d| d["tap"]["name"] = json!("a-name-too-long-0")).contains("no interface name")
+        );
         assert!(error(|d| d["tap"]["name"] = json!("tap%d")).contains("no interface name"));
     }
 

@@ -17,7 +17,11 @@ struct Answer {
 
 impl Failure {
     pub fn io(step: impl Into<String>, err: &io::Error) -> Self {
-        Self { step: step.into(), errno: err.raw_os_error().unwrap_or(0), message: err.to_string() }
+        Self {
+            step: step.into(),
+            errno: err.raw_os_error().unwrap_or(0),
+            message: err.to_string(),
+        }
     }
 
     pub fn last(step: impl Into<String>) -> Self {
@@ -26,21 +30,31 @@ impl Failure {
 
     /// The document, or something on this machine, is not as it must be.
     pub fn invalid(message: impl Into<String>) -> Self {
-        Self { step: "document".into(), errno: 0, message: message.into() }
+        Self {
+            step: "document".into(),
+            errno: 0,
+            message: message.into(),
+        }
     }
 
     /// One line: {"error":{"step":…,"errno":…,"message":…}}
     pub fn to_json(&self) -> String {
-        let error = Failure { step: self.step.clone(), errno: self.errno, message: self.message.clone() };
+        let error = Failure {
+            step: self.step.clone(),
+            errno: self.errno,
+            message: self.message.clone(),
+        };
         serde_json::to_string(&Answer { error }).unwrap_or_default()
     }
 
     pub fn from_json(text: &str) -> Self {
-        serde_json::from_str::<Answer>(text).map(|a| a.error).unwrap_or_else(|_| Self {
-            step: "child".into(),
-            errno: 0,
-            message: format!("died while it said {text:?}"),
-        })
+        serde_json::from_str::<Answer>(text)
+            .map(|a| a.error)
+            .unwrap_or_else(|_| Self {
+                step: "child".into(),
+                errno: 0,
+                message: format!("died while it said {text:?}"),
+            })
     }
 }
 

@@ -50,7 +50,9 @@ fn launch() -> Result<Started, Failure> {
         .read_to_string(&mut text)
         .map_err(|e| Failure::io("read document", &e))?;
     if text.len() as u64 > MAX_DOCUMENT {
-        return Err(Failure::invalid(format!("larger than {MAX_DOCUMENT} bytes")));
+        return Err(Failure::invalid(format!(
+            "larger than {MAX_DOCUMENT} bytes"
+        )));
     }
     let document = Document::parse(&text)?;
 
@@ -83,7 +85,9 @@ fn start(document: &Document, sockets: &[OwnedFd]) -> Result<Started, Failure> {
     let (error_read, error_write) = pipe()?;
     let (go_read, go_write) = pipe()?;
     // SAFETY: the process has one thread; unshare takes no pointers.
-    check("unshare pid namespace", unsafe { libc::unshare(libc::CLONE_NEWPID) })?;
+    check("unshare pid namespace", unsafe {
+        libc::unshare(libc::CLONE_NEWPID)
+    })?;
     // SAFETY: the process has one thread, so the child may do all that the parent could.
     let pid = check("fork", unsafe { libc::fork() })?;
     if pid == 0 {
@@ -109,10 +113,20 @@ fn start(document: &Document, sockets: &[OwnedFd]) -> Result<Started, Failure> {
 }
 
 /// Writes the pid file, lets the child go on, and waits until it has executed the VMM or failed.
-fn release(document: &Document, pid: i32, errors: OwnedFd, go: OwnedFd) -> Result<Started, Failure> {
-    let started = Started { pid, starttime: start_time(pid)? };
+fn release(
+    document: &Document,
+    pid: i32,
+    errors: OwnedFd,
+    go: OwnedFd,
+) -> Result<Started, Failure> {
+    let started = Started {
+        pid,
+        starttime: start_time(pid)?,
+    };
     write_pid_file(&document.pid_file, &started)?;
-    File::from(go).write_all(b"g").map_err(|e| Failure::io("release child", &e))?;
+    File::from(go)
+        .write_all(b"g")
+        .map_err(|e| Failure::io("release child", &e))?;
     let mut said = String::new();
     File::from(errors)
         .take(64 << 10)
@@ -133,13 +147,16 @@ fn wait_for_go(go: OwnedFd) -> bool {
 fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
     let mut ends = [0i32; 2];
     // SAFETY: ends has room for the two descriptors.
-    check("pipe", unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
+    check("pipe", unsafe {
+        libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC)
+    })?;
     // SAFETY: both were just made and belong to nobody else.
     Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
 }
 
 fn start_time(pid: i32) -> Result<u64, Failure> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|e| Failure::io("read start time", &e))?;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
+        .map_err(|e| Failure::io("read start time", &e))?;
     // The name in parentheses may hold anything; the fields after it are numbers. starttime is the 20th of them.
     stat.rsplit_once(") ")
         .and_then(|(_, rest)| rest.split(' ').nth(19))

@@ -9,26 +9,56 @@ use std::path::Path;
 /// To be called in a mount namespace of the process's own. Afterwards nothing of the old tree can be reached.
 pub fn enter(document: &Document) -> Result<(), Failure> {
     let root = &document.root.mount_point;
-    mount("make mounts private", None, "/", libc::MS_REC | libc::MS_PRIVATE, None)?;
+    mount(
+        "make mounts private",
+        None,
+        "/",
+        libc::MS_REC | libc::MS_PRIVATE,
+        None,
+    )?;
     let base = libc::MS_NOSUID | libc::MS_NOEXEC;
-    mount("mount root", Some(c"tmpfs"), root, base, Some(c"size=64k,nr_inodes=256,mode=0755"))?;
+    mount(
+        "mount root",
+        Some(c"tmpfs"),
+        root,
+        base,
+        Some(c"size=64k,nr_inodes=256,mode=0755"),
+    )?;
     for bind in &document.root.binds {
         let target = format!("{root}{}", bind.path);
         make_folder(&target)?;
         let source = path_string(&bind.path)?;
-        mount(&format!("bind {}", bind.path), Some(&source), &target, libc::MS_BIND, None)?;
+        mount(
+            &format!("bind {}", bind.path),
+            Some(&source),
+            &target,
+            libc::MS_BIND,
+            None,
+        )?;
         let flags = match bind.access {
             Access::Read => libc::MS_RDONLY | libc::MS_NOEXEC,
             Access::Execute => libc::MS_RDONLY,
             Access::Write => libc::MS_NOEXEC,
         };
         let flags = flags | libc::MS_BIND | libc::MS_REMOUNT | libc::MS_NOSUID | libc::MS_NODEV;
-        mount(&format!("restrict {}", bind.path), None, &target, flags, None)?;
+        mount(
+            &format!("restrict {}", bind.path),
+            None,
+            &target,
+            flags,
+            None,
+        )?;
     }
     for device in &document.root.devices {
         make_device(root, device, document)?;
     }
-    mount("make root read-only", None, root, base | libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY, None)?;
+    mount(
+        "make root read-only",
+        None,
+        root,
+        base | libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY,
+        None,
+    )?;
     pivot(root)
 }
 
@@ -38,8 +68,14 @@ fn pivot(root: &str) -> Result<(), Failure> {
     // and the unmount takes it off again: pivot_root(2), "pivot_root(".", ".")".
     unsafe {
         check("enter root", libc::chdir(path.as_ptr()))?;
-        check("pivot root", libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) as i32)?;
-        check("unmount old root", libc::umount2(c".".as_ptr(), libc::MNT_DETACH))?;
+        check(
+            "pivot root",
+            libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) as i32,
+        )?;
+        check(
+            "unmount old root",
+            libc::umount2(c".".as_ptr(), libc::MNT_DETACH),
+        )?;
         check("enter root", libc::chdir(c"/".as_ptr()))?;
     }
     Ok(())
@@ -54,8 +90,14 @@ fn make_device(root: &str, device: &str, document: &Document) -> Result<(), Fail
     let path = path_string(&target)?;
     // SAFETY: path is closed by a zero and outlives the calls.
     unsafe {
-        check(&step, libc::mknod(path.as_ptr(), libc::S_IFCHR, outside.rdev()))?;
-        check(&step, libc::chown(path.as_ptr(), document.uid, document.gid))?;
+        check(
+            &step,
+            libc::mknod(path.as_ptr(), libc::S_IFCHR, outside.rdev()),
+        )?;
+        check(
+            &step,
+            libc::chown(path.as_ptr(), document.uid, document.gid),
+        )?;
         check(&step, libc::chmod(path.as_ptr(), 0o600))?;
     }
     Ok(())
@@ -82,7 +124,13 @@ fn mount(
     let kind = c"tmpfs";
     // SAFETY: every string is closed by a zero and outlives the call.
     check(step, unsafe {
-        libc::mount(pointer(source), target.as_ptr(), kind.as_ptr(), flags, pointer(data).cast())
+        libc::mount(
+            pointer(source),
+            target.as_ptr(),
+            kind.as_ptr(),
+            flags,
+            pointer(data).cast(),
+        )
     })?;
     Ok(())
 }

@@ -27,12 +27,16 @@ fn listen_one(path: &str) -> Result<OwnedFd, Failure> {
     let step = format!("listen on {path}");
     let address = address(path)?;
     // SAFETY: takes numbers.
-    let raw = check(&step, unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
+    let raw = check(&step, unsafe {
+        libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0)
+    })?;
     // SAFETY: just made, nobody else's.
     let fd = unsafe { OwnedFd::from_raw_fd(raw) };
     let size = size_of::<libc::sockaddr_un>() as libc::socklen_t;
     // SAFETY: address is a whole sockaddr_un of that size, closed by a zero.
-    check(&step, unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size) })?;
+    check(&step, unsafe {
+        libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size)
+    })?;
     // SAFETY: takes numbers.
     let listening = check(&step, unsafe { libc::listen(fd.as_raw_fd(), 4) });
     if let Err(failure) = listening {
@@ -48,7 +52,10 @@ fn address(path: &str) -> Result<libc::sockaddr_un, Failure> {
     address.sun_family = libc::AF_UNIX as libc::sa_family_t;
     let room = address.sun_path.len();
     if path.len() >= room {
-        return Err(Failure::invalid(format!("sockets: {path:?} is longer than {} bytes", room - 1)));
+        return Err(Failure::invalid(format!(
+            "sockets: {path:?} is longer than {} bytes",
+            room - 1
+        )));
     }
     for (to, from) in address.sun_path.iter_mut().zip(path.bytes()) {
         *to = from as libc::c_char;

@@ -1,0 +1,105 @@
+/** QEMU's command line. Pure: everything that it depends on is an argument. */
+import type { VmSpec } from "../vmm.js";
+import type { Accelerator } from "./accelerator.js";
+import { blockDevice, blockNode } from "./disks.js";
+
+/** Numbers of the descriptors that podvm-launch passes on. */
+export const FD = { qmp: 3, agent: 4, tap: 5, console: 6 } as const;
+
+/** What the guest image's manifest.json says of booting it. */
+export interface GuestBoot {
+  kernel: string;
+  initrd: string;
+  cmdline: string;
+}
+
+export interface CommandOptions {
+  spec: VmSpec;
+  guest: GuestBoot;
+  accelerator: Accelerator;
+  /** The guest's kernel log on a serial port, passed on to standard error. Costs boot time. */
+  console: boolean;
+}
+
+/**
+ * What a guest kernel needs to boot quickly on this machine. panic=-1 with -no-reboot: a crashed kernel ends the VMM at once.
+ * tsc=reliable, no_timer_check: no calibration against emulated timers. No i8042 and no UART is looked for: there are none.
+ */
+export const DEFAULT_CMDLINE =
+  "quiet loglevel=3 panic=-1 reboot=t tsc=reliable no_timer_check noreplace-smp cryptomgr.notests random.trust_cpu=on " +
+  "8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd i8042.nokbd";
+
+/** argv[1] and on. */
+export function qemuArguments({ spec, guest, accelerator, console }: CommandOptions): string[] {
+  return [
+    ["-name", `podvm-${spec.id.slice(0, 12)}`],
+    ["-nodefaults", "-no-user-config", "-no-reboot"],
+    ["-display", "none"],
+    ["-L", `${spec.bundle}/share/qemu`],
+    // spawn=deny: no fork, no exec; resourcecontrol=deny: no affinity or scheduler changes.
+    ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
+    machine(spec, accelerator),
+    ["-kernel", guest.kernel, "-initrd", guest.initrd, "-append", cmdline(guest.cmdline, console)],
+    ["-chardev", `socket,id=qmp,fd=${FD.qmp},server=on,wait=off`, "-mon", "chardev=qmp,mode=control"],
+    // A clone of a template gets another generation id, and the guest's kernel reseeds.
+    ["-device", "vmgenid,id=gen0,guid=auto"],
+    agentPort(),
+    // Every disk is a LUN of this one controller: hot-added faster than PCI devices, and no slots to run out of.
+    ["-device", "virtio-scsi-pci,id=scsi0,addr=3,disable-legacy=on,num_queues=1"],
+    network(spec),
+    spec.disks.flatMap((disk) => [
+      "-blockdev",
+      JSON.stringify(blockNode(spec, disk)),
+      "-device",
+      JSON.stringify(blockDevice(disk)),
+    ]),
+    // Node gives a child a socket as standard error.
+    console ? ["-chardev", `socket,id=con,fd=${FD.console}`, "-serial", "chardev:con"] : [],
+  ].flat();
+}
+
+function machine(spec: VmSpec, accelerator: Accelerator): string[] {
+  const off = ["hpet", "vmport", "usb", "graphics", "sata", "smbus", "i8042", "dump-guest-core", "mem-merge"];
+  return [
+    // pc boots with less work than q35 and hot-plugs without root ports; the HPET alone wakes an idle VM 250 times a second.
+    ...["-M", `pc,memory-backend=mem0,${off.map((name) => `${name}=off`).join(",")}`],
+    ...["-global", "PIIX4_PM.disable_s3=1", "-global", "PIIX4_PM.disable_s4=1"],
+    ...acceleration(spec, accelerator),
+    ...["-m", `size=${spec.memoryMib}M`],
+    // A backend object and not plain -m: a template's memory is the same object with a file behind it.
+    ...["-object", `memory-backend-ram,id=mem0,size=${spec.memoryMib}M,share=off,merge=off,dump=off`],
+    ...["-smp", `cpus=${spec.vcpus},sockets=1,cores=${spec.vcpus},threads=1`],
+    ...["-rtc", "base=utc,clock=host,driftfix=none"],
+  ];
+}
+
+function acceleration(spec: VmSpec, accelerator: Accelerator): string[] {
+  if (accelerator === "kvm") return ["-accel", "kvm", "-cpu", "host"];
+  const threads = spec.vcpus > 1 ? "multi" : "single";
+  // erms and its like make the guest use string instructions, which TCG runs byte by byte: a quarter more CPU time.
+  return ["-accel", `tcg,thread=${threads},tb-size=32`, "-cpu", "max,-erms,-fsrm,-fzrm,-fsrs"];
+}
+
+/** One port only: each costs the guest 8 MB for its queues. */
+function agentPort(): string[] {
+  return [
+    ...["-chardev", `socket,id=agent,fd=${FD.agent},server=on,wait=off`],
+    ...["-device", "virtio-serial-pci,id=serial0,addr=2,disable-legacy=on,max_ports=2"],
+    ...["-device", "virtserialport,bus=serial0.0,nr=1,chardev=agent,name=podvm.agent"],
+  ];
+}
+
+function network({ network }: VmSpec): string[] {
+  if (!network) return [];
+  return [
+    ...["-netdev", `tap,id=net0,fd=${FD.tap},vhost=off`],
+    "-device",
+    `virtio-net-pci,id=nic0,netdev=net0,addr=4,disable-legacy=on,romfile=,mac=${network.mac},host_mtu=${network.mtu}`,
+  ];
+}
+
+function cmdline(base: string, console: boolean): string {
+  if (!console) return base;
+  // Later words win.
+  return `${base} console=ttyS0 8250.nr_uarts=1 loglevel=7 ignore_loglevel`;
+}

@@ -1,0 +1,190 @@
+/** A running QEMU and its control channel. */
+import { readFile } from "node:fs/promises";
+import { sleep } from "../../host/deadline.js";
+import { PodvmError } from "../../host/errors.js";
+import { KeyedLock } from "../../host/keyed-lock.js";
+import type { Logger } from "../../host/log.js";
+import { isAlive, type ProcessRef, processStat } from "../../host/process.js";
+import type { DiskSpec, HostCost, LinkAddress, Vm, VmExit, VmSpec } from "../vmm.js";
+import { blockDevice, blockNode, checkSerial, deviceId, nodeName, placeDisk, removeDisk } from "./disks.js";
+import { exitReason, type Shutdown } from "./exit-reason.js";
+import { agentSocket, qmpSocket } from "./paths.js";
+import { Qmp, QmpRefused } from "./qmp.js";
+
+const COMMAND_MS = 5_000;
+
+export interface QemuVmOptions {
+  spec: VmSpec;
+  process: ProcessRef;
+  qmp: Qmp;
+  /** What QEMU wrote to standard error; nothing is known of it after a restart of the server. */
+  stderr: () => string;
+  logger: Logger;
+  onExit: () => void;
+}
+
+export class QemuVm implements Vm {
+  readonly spec: VmSpec;
+  readonly exited: Promise<VmExit>;
+  readonly #process: ProcessRef;
+  readonly #stderr: () => string;
+  readonly #logger: Logger;
+  readonly #onExit: () => void;
+  readonly #locks = new KeyedLock();
+  #qmp: Qmp;
+  #shutdown?: Shutdown;
+  #released = false;
+
+  constructor(options: QemuVmOptions) {
+    this.spec = options.spec;
+    this.#process = options.process;
+    this.#stderr = options.stderr;
+    this.#logger = options.logger;
+    this.#onExit = options.onExit;
+    this.#qmp = this.#listenTo(options.qmp);
+    this.exited = this.#watch();
+  }
+
+  get pid(): number {
+    return this.#process.pid;
+  }
+
+  get link(): LinkAddress {
+    return { path: agentSocket(this.spec) };
+  }
+
+  attachBlock(disk: DiskSpec, deadlineMs: number): Promise<void> {
+    return this.#locks.run(disk.serial, () => this.#attach(disk, deadlineMs));
+  }
+
+  detachBlock(serial: string, deadlineMs: number): Promise<void> {
+    return this.#locks.run(serial, () => this.#detach(serial, deadlineMs));
+  }
+
+  async pause(): Promise<void> {
+    await this.#qmp.execute("stop", {}, COMMAND_MS);
+  }
+
+  async resume(): Promise<void> {
+    await this.#qmp.execute("cont", {}, COMMAND_MS);
+  }
+
+  async hostCost(): Promise<HostCost> {
+    const [rollup, stat] = await Promise.all([
+      readFile(`/proc/${this.pid}/smaps_rollup`, "utf8"),
+      processStat(this.pid),
+    ]);
+    if (stat?.starttime !== this.#process.starttime) throw new PodvmError("not_found", `VMM ${this.pid} is gone`);
+    const bytes = (key: string) => Number(rollup.match(new RegExp(`^${key}:\\s+(\\d+) kB`, "m"))?.[1] ?? 0) * 1024;
+    return { pss: bytes("Pss"), rss: bytes("Rss"), cpuNs: stat.cpuNs };
+  }
+
+  release(): void {
+    this.#released = true;
+    this.#qmp.close();
+  }
+
+  /** The server is about to kill it: so says `exited` then. */
+  expectKill(): void {
+    this.#shutdown ??= { guest: false, reason: "host-signal" };
+  }
+
+  async #attach(disk: DiskSpec, deadlineMs: number): Promise<void> {
+    const { serial } = disk;
+    checkSerial(serial);
+    const present = await this.#present(serial, deadlineMs);
+    if (present.device) return;
+    if (!present.node) {
+      await placeDisk(this.spec, disk);
+      try {
+        await this.#qmp.execute("blockdev-add", blockNode(this.spec, disk), deadlineMs);
+      } catch (err) {
+        await removeDisk(this.spec, serial);
+        throw err;
+      }
+    }
+    try {
+      await this.#qmp.execute("device_add", blockDevice(disk), deadlineMs);
+    } catch (err) {
+      // Refused, or the VMM is dying: in both cases nobody uses the node.
+      await this.#qmp.execute("blockdev-del", { "node-name": nodeName(serial) }, COMMAND_MS).catch(() => {});
+      await removeDisk(this.spec, serial);
+      throw err;
+    }
+  }
+
+  async #detach(serial: string, deadlineMs: number): Promise<void> {
+    checkSerial(serial);
+    const end = performance.now() + deadlineMs;
+    let present = await this.#present(serial, deadlineMs);
+    if (present.device) await this.#qmp.execute("device_del", { id: deviceId(serial) }, deadlineMs);
+    // The node is free once the device is gone; QEMU takes a SCSI disk away without asking the guest, but not always at once.
+    while (present.node) {
+      const refused = await this.#qmp.execute("blockdev-del", { "node-name": nodeName(serial) }, deadlineMs).then(
+        () => undefined,
+        (err: unknown) => err,
+      );
+      if (refused === undefined) break;
+      if (!(refused instanceof QmpRefused) || performance.now() > end) throw refused;
+      await sleep(5);
+      present = await this.#present(serial, deadlineMs);
+    }
+    await removeDisk(this.spec, serial);
+  }
+
+  /** Asked of QEMU and not remembered: another server may have attached it. */
+  async #present(serial: string, deadlineMs: number): Promise<{ node: boolean; device: boolean }> {
+    const [nodes, devices] = await Promise.all([
+      this.#qmp.execute("query-named-block-nodes", { flat: true }, deadlineMs),
+      this.#qmp.execute("qom-list", { path: "/machine/peripheral" }, deadlineMs),
+    ]);
+    return {
+      node: has(nodes, "node-name", nodeName(serial)),
+      device: has(devices, "name", deviceId(serial)),
+    };
+  }
+
+  #listenTo(qmp: Qmp): Qmp {
+    qmp.onEvent(({ name, data }) => {
+      if (name === "SHUTDOWN") this.#shutdown = { guest: data.guest === true, reason: String(data.reason) };
+    });
+    return qmp;
+  }
+
+  /** Follows the control channel until the process is gone. A channel that breaks while QEMU lives is made again. */
+  async #watch(): Promise<VmExit> {
+    while (true) {
+      const why = await this.#qmp.closed;
+      if (this.#released) return await new Promise(() => {}); // the next server watches
+      if (await this.#diesWithin(1_000)) {
+        this.#onExit();
+        return { reason: exitReason(this.#shutdown, this.#stderr()) };
+      }
+      this.#logger.warn("lost the control channel of a VMM that still runs", { err: why, pid: this.pid });
+      await Qmp.connect(qmpSocket(this.spec), COMMAND_MS).then(
+        (qmp) => {
+          this.#qmp = this.#listenTo(qmp);
+          if (this.#released) qmp.close();
+        },
+        (err) => this.#logger.warn("cannot reach the VMM's control channel", { err, pid: this.pid }),
+      );
+    }
+  }
+
+  async #diesWithin(ms: number): Promise<boolean> {
+    const end = performance.now() + ms;
+    for (let pause = 1; await isAlive(this.#process); pause = Math.min(pause * 2, 50)) {
+      if (performance.now() > end) return false;
+      await sleep(pause);
+    }
+    return true;
+  }
+}
+
+/** Whether an untrusted list holds an object with that value. */
+function has(list: unknown, key: string, value: string): boolean {
+  if (!Array.isArray(list)) throw new PodvmError("unavailable", "QMP: the VMM answered no list");
+  return list.some(
+    (item) => typeof item === "object" && item !== null && (item as Record<string, unknown>)[key] === value,
+  );
+}
