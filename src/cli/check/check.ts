@@ -7,7 +7,7 @@ import { Exit, exitCodes } from "../exit.js";
 import type { CommonOptions } from "../options.js";
 import { printJson } from "../output.js";
 import { type Finding, fail, formatFindings, ok } from "./finding.js";
-import { hypervisorFindings, readCpuFinding } from "./hypervisor.js";
+import { cpuFindings, hypervisorFindings } from "./hypervisor.js";
 import { cgroupFinding, networkFindings, tunFinding } from "./kernel.js";
 import {
   assetFindings,
@@ -36,7 +36,7 @@ export async function check(options: CommonOptions & { json?: boolean }): Promis
 }
 
 async function look(config: Config): Promise<Finding[]> {
-  const findings = [rootFinding(), await readCpuFinding(), await cgroupFinding(), await tunFinding()];
+  const findings = [rootFinding(), ...(await cpuFindings()), await cgroupFinding(), await tunFinding()];
   const assets: Assets | Finding = await locateAssets(config.assetsDir).catch((err) => fail("assets", messageOf(err)));
   if ("state" in assets) {
     // Hypervisor, network tools and CNI plugins are part of what is missing.

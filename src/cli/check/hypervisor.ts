@@ -1,8 +1,10 @@
 /** CPU, KVM, and the VMM that this machine gets. */
-import { readFile } from "node:fs/promises";
+import { open, readFile } from "node:fs/promises";
 import type { Config } from "../../config/config.js";
 import type { Assets } from "../../host/assets.js";
+import { messageOf } from "../../host/errors.js";
 import { silentLogger } from "../../host/log.js";
+import { kvmObstacle } from "../../vmm/qemu/accelerator.js";
 import { createQemuVmm } from "../../vmm/qemu/backend.js";
 import { type Finding, fail, ok, warn } from "./finding.js";
 
@@ -22,6 +24,15 @@ export function cpuFinding(cpuinfo: string): Finding {
   return warn(name, where, advice);
 }
 
+/** An open /dev/kvm alone proves nothing: see kvmObstacle. */
+export function kvmFinding(cpuinfo: string, openError: string | undefined): Finding {
+  if (openError !== undefined)
+    return warn("KVM", `/dev/kvm does not open: ${openError}`, "modprobe kvm_intel or kvm_amd");
+  const obstacle = kvmObstacle(cpuinfo, undefined);
+  if (obstacle === undefined) return ok("KVM", "usable");
+  return warn("KVM", `not usable: /dev/kvm opens, but ${obstacle}; an ordinary guest kernel would hang in it`);
+}
+
 /** The VMM's own word: which accelerator, why, and what isolation this machine cannot give. */
 export async function hypervisorFindings(config: Config, assets: Assets): Promise<Finding[]> {
   const status = await createQemuVmm({ assets, logger: silentLogger, accelerator: config.vm.accelerator }).status();
@@ -35,6 +46,11 @@ export async function hypervisorFindings(config: Config, assets: Assets): Promis
   return [main, ...status.relaxations.map((what) => warn("isolation", what))];
 }
 
-export async function readCpuFinding(): Promise<Finding> {
-  return cpuFinding(await readFile("/proc/cpuinfo", "utf8"));
+export async function cpuFindings(): Promise<Finding[]> {
+  const cpuinfo = await readFile("/proc/cpuinfo", "utf8");
+  const openError = await open("/dev/kvm", "r+").then(
+    (file) => file.close(),
+    (err) => messageOf(err),
+  );
+  return [cpuFinding(cpuinfo), kvmFinding(cpuinfo, openError ?? undefined)];
 }
