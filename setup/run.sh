@@ -5,9 +5,6 @@ set -euo pipefail
 cd "$ROOT"
 CONFIG=${PODVM_CONFIG:-/etc/podvm/config.toml}
 setup/setup.sh
-if [ ! -e "$CONFIG" ]; then
-  bin/podvm config init
-  setup/cni-default.sh
-fi
+[ -e "$CONFIG" ] || bin/podvm config init --config "$CONFIG"
 echo "  ready after ${SECONDS}s; starting: podvm serve --config $CONFIG"
 exec bin/podvm serve --config "$CONFIG"

@@ -21,7 +21,8 @@ step rust "Rust: agent and launcher (minutes the first time)" \
 
 step launch "install launcher" "$(digest "target/$RUST_TARGET/release/podvm-launch" "$ASSETS")" \
   "$ASSETS/bin/podvm-launch" setup/install-launch.sh
-step bundle "runtime bundle: hypervisor, kernel, tools" "$(digest bundle "$ASSETS")" "$ASSETS/bundle" bundle/build.sh
+step bundle "runtime bundle: hypervisor, kernel, tools" "$(digest bundle "$ASSETS")" \
+  "$ASSETS/bundle/current/manifest.json" bundle/build.sh
 step guest "guest image" \
-  "$(digest guest/image bundle "target/$RUST_TARGET/release/podvm-agent" "$ASSETS")" "$ASSETS/guest" \
-  env AGENT="$ROOT/target/$RUST_TARGET/release/podvm-agent" guest/image/build.sh
+  "$(digest guest/image bundle "target/$RUST_TARGET/release/podvm-agent" "$ASSETS")" "$ASSETS/guest/current/manifest.json" \
+  guest/image/build.sh "target/$RUST_TARGET/release/podvm-agent"

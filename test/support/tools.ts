@@ -1,0 +1,40 @@
+/** Where the tests find the programs that `make test-setup` prepared. */
+import { existsSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+function findRoot(): string {
+  let folder = dirname(fileURLToPath(import.meta.url));
+  while (!existsSync(join(folder, "package.json"))) {
+    const up = dirname(folder);
+    if (up === folder) throw new Error("no package.json above the compiled tests: are they outside the checkout?");
+    folder = up;
+  }
+  return folder;
+}
+
+/** The checkout. */
+export const projectRoot = findRoot();
+
+/** What `podvm` is in these tests: the main.js compiled together with them. */
+export const podvmMain = fileURLToPath(new URL("../../src/main.js", import.meta.url));
+
+let known: Map<string, string> | undefined;
+
+export type Tool = "crictl" | "docker-registry" | "busybox" | "assets";
+
+/** Absolute path of a test tool ("assets": the folder with runtime bundle, guest image and launcher). */
+export function tool(name: Tool): string {
+  const file = join(projectRoot, "build/test-tools.env");
+  if (!known) {
+    if (!existsSync(file)) throw new Error(`the test tools are not set up (no ${file}): run make test-setup`);
+    known = new Map();
+    for (const line of readFileSync(file, "utf8").split("\n")) {
+      const at = line.indexOf("=");
+      if (at > 0) known.set(line.slice(0, at), line.slice(at + 1));
+    }
+  }
+  const path = known.get(name);
+  if (!path) throw new Error(`${file} does not name ${name}: run make test-setup again`);
+  return path;
+}
