@@ -79,11 +79,13 @@ printf '%s\n' "$release" >"$OUT/kernel/release"
 
 say "making it relocatable"
 patchelf=("$ROOT/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2" --library-path "$ROOT/usr/lib/x86_64-linux-gnu" "$ROOT/usr/bin/patchelf")
-# crun as Debian built it: the guest has its own loader. The bundle's own copy runs on the host.
+# crun as Debian built it, for the guest, which has a loader at the usual place. The bundle's own copy runs on the host.
 cp "$OUT/bin/crun" "$OUT/kernel/crun"
 for b in "$OUT"/bin/* "$OUT"/cni/*; do
   [ -L "$b" ] || "${patchelf[@]}" --set-interpreter "$final/lib/ld-linux-x86-64.so.2" --force-rpath --set-rpath "\$ORIGIN/../lib" "$b"
 done
+# crun runs itself again from a memory file, where $ORIGIN leads nowhere.
+"${patchelf[@]}" --force-rpath --set-rpath "$final/lib" "$OUT/bin/crun"
 # iptables finds its extensions by environment only, and CNI plugins start it by name.
 for n in iptables iptables-save iptables-restore ip6tables ip6tables-save ip6tables-restore; do
   printf '#!/bin/sh\nXTABLES_LIBDIR=%s exec %s %s "$@"\n' "$final/lib/xtables" "$final/bin/xtables-nft-multi" "$n" >"$OUT/bin/$n"
@@ -103,7 +105,7 @@ version() {
 number() { grep -oE '[0-9]+(\.[0-9]+)+' <<<"$1" | head -n1; }
 say "trying every program"
 qemu=$(number "$(version bin/qemu-system-x86_64 --version)")
-crun=$(number "$(version bin/crun --version)")
+crun=$(sed -n 's/^crun=\([0-9.]*\).*/\1/p' "$pins") # runs only from its final place; tried below
 erofs=$(number "$(version bin/mkfs.erofs --version)")
 e2fs=$(number "$(version bin/mke2fs -V)")
 zstd=$(number "$(version bin/zstd --version)")
@@ -135,9 +137,11 @@ done
 
 seal "$OUT"
 publish "$OUT" "$digest"
-env -i "$final/bin/qemu-system-x86_64" --version >/dev/null && env -i "$final/bin/iptables" --version >/dev/null || {
-  rm -rf "$final"
-  die "the finished bundle does not run from $final (is that file system mounted noexec?)"
-}
+for p in qemu-system-x86_64 crun iptables; do
+  env -i "$final/bin/$p" --version >/dev/null || {
+    rm -rf "$final"
+    die "the finished bundle's $p does not run from $final (is that file system mounted noexec?)"
+  }
+done
 make_current "$digest"
 say "done: $final, $(du -sm "$final" | cut -f1) MiB, QEMU $qemu, kernel $release, $(($(date +%s) - begun)) s"

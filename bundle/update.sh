@@ -23,6 +23,8 @@ HEAD
 mv "$here/pins.txt.new" "$here/pins.txt"
 if [ "$old" = "$resolved" ]; then
   say "pins.txt is up to date: $(wc -l <<<"$resolved") packages"
+elif [ -z "$old" ]; then
+  say "pins.txt written: $(wc -l <<<"$resolved") packages"
 else
   say "pins.txt changed (- old, + new):"
   diff <(printf '%s\n' "$old") <(printf '%s\n' "$resolved") | sed -n 's/^</-/p; s/^>/+/p' || true

@@ -52,7 +52,7 @@ export class ModuleTree {
         : readFileSync(path);
       const needs = needsOf(data, name).filter((n) => !this.#builtin.has(n));
       for (const n of needs) visit(n, name);
-      out.push({ name, data, needs });
+      out.push({ name, data: unsigned(data), needs });
     };
     for (const name of names) visit(name, "modules.txt");
     return out;
@@ -65,4 +65,15 @@ function needsOf(data, name) {
   if (at === 0) throw new Error(`module ${name} does not say what it depends on: not a kernel module?`);
   const start = data.indexOf("=", at) + 1;
   return data.toString("latin1", start, data.indexOf(0, start)).split(",").filter(Boolean).map(plain);
+}
+
+/**
+ * Without the signature that is appended to a module (include/linux/module_signature.h: signature, 12 bytes that end with its length, marker). Checking it costs the guest 20 million instructions a module, and what it protects, a read-only image named by its digest, is
+ * checked on the host; the kernel does not insist on it.
+ */
+function unsigned(data) {
+  const marker = "~Module signature appended~\n";
+  const end = data.length - marker.length;
+  if (data.toString("latin1", end) !== marker) return data;
+  return data.subarray(0, end - 12 - data.readUInt32BE(end - 4));
 }
