@@ -5,13 +5,13 @@ import { createRequire } from "node:module";
 import net from "node:net";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { Server, ServerCredentials } from "@grpc/grpc-js";
+import { Server, ServerCredentials, type ServiceDefinition } from "@grpc/grpc-js";
 import type * as ProtoLoader from "@grpc/proto-loader";
 import type * as Reflection from "@grpc/reflection";
 import { ImageServiceService, RuntimeServiceService } from "../gen/runtime/v1/api.js";
 import { errno, messageOf, PodvmError } from "../host/errors.js";
 import type { Logger } from "../host/log.js";
-import type { ImageHandlers, RuntimeHandlers } from "./handlers.js";
+import type { Handlers, ImageHandlers, RuntimeHandlers } from "./handlers.js";
 import { type TraceHook, wrapService } from "./wrapper.js";
 
 /** What kubelet's client uses, in both directions. */
@@ -27,6 +27,8 @@ export interface CriServerOptions {
   ready: () => boolean;
   observe?: (method: string, code: string, seconds: number) => void;
   trace?: TraceHook;
+  /** Further services of ours on the same socket, behind the same wrapper. */
+  services?: { definition: ServiceDefinition; handlers: unknown }[];
 }
 
 export interface CriServer {
@@ -51,6 +53,9 @@ export function createCriServer(options: CriServerOptions): CriServer {
   const wrapping = { ...options, stopping: stopping.signal };
   server.addService(RuntimeServiceService, wrapService(RuntimeServiceService, options.runtime, wrapping));
   server.addService(ImageServiceService, wrapService(ImageServiceService, options.image, wrapping));
+  for (const { definition, handlers } of options.services ?? []) {
+    server.addService(definition, wrapService(definition, handlers as Handlers<typeof definition>, wrapping));
+  }
   addReflection(server);
 
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());

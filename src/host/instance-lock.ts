@@ -1,0 +1,35 @@
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { PodvmError } from "./errors.js";
+import { readFileIfThere, writeFileAtomic } from "./files.js";
+import { isAlive, processStat } from "./process.js";
+
+/**
+ * One server per state folder: two would take each other's VMs for leftovers. The holder is named by pid and start time, so that a server killed
+ * with -9 leaves nothing that has to be removed. Rejects with failed_precondition while another lives.
+ */
+export async function lockState(stateDir: string): Promise<void> {
+  await mkdir(stateDir, { recursive: true, mode: 0o711 }); // VMMs, which run as other users, pass through it
+  const path = join(stateDir, "server.json");
+  const holder = parse(await readFileIfThere(path));
+  if (holder && holder.pid !== process.pid && (await isAlive(holder))) {
+    throw new PodvmError(
+      "failed_precondition",
+      `${stateDir} is in use by the podvm server with pid ${holder.pid}: stop that one, or give this one another state_dir`,
+    );
+  }
+  const me = await processStat(process.pid);
+  await writeFileAtomic(path, `${JSON.stringify({ pid: process.pid, starttime: me?.starttime })}\n`);
+}
+
+function parse(text: string | undefined): { pid: number; starttime: number } | undefined {
+  if (text === undefined) return undefined;
+  try {
+    const value = JSON.parse(text) as { pid?: unknown; starttime?: unknown };
+    if (typeof value.pid === "number" && typeof value.starttime === "number")
+      return value as { pid: number; starttime: number };
+  } catch {
+    // written by nothing that lives: writes are atomic
+  }
+  return undefined;
+}

@@ -1,0 +1,137 @@
+import { join } from "node:path";
+import { CreateContainerRequest, PidNamespace, UserSpec } from "../gen/agent/v1/agent.js";
+import { PodvmError } from "../host/errors.js";
+import { newId } from "../host/ids.js";
+import { UndoStack } from "../host/undo.js";
+import type { Image } from "../image/image.js";
+import { Container } from "./container.js";
+import type { PodContext } from "./context.js";
+import { buildSpec } from "./oci-spec.js";
+import { startPump } from "./output.js";
+import type { Pod } from "./pod.js";
+import { signalNumber } from "./signals.js";
+import {
+  type ContainerConfig,
+  type ContainerDocument,
+  DOCUMENT_VERSION,
+  nowNs,
+  type PidMode,
+  type SecurityConfig,
+} from "./types.js";
+
+const ATTACH_MS = 30_000;
+const CREATE_MS = 120_000;
+const UNDO_MS = 30_000;
+
+const PID_NAMESPACES: Record<PidMode, PidNamespace> = {
+  pod: PidNamespace.PID_NAMESPACE_POD,
+  container: PidNamespace.PID_NAMESPACE_CONTAINER,
+  node: PidNamespace.PID_NAMESPACE_NODE,
+  target: PidNamespace.PID_NAMESPACE_TARGET,
+};
+
+/**
+ * CRI CreateContainer: the image's device in the VM, root file system and process made, not yet running. After a rejection nothing is left.
+ */
+export async function createContainer(ctx: PodContext, podId: string, config: ContainerConfig): Promise<Container> {
+  const pod = ctx.registry.pod(podId);
+  if (!pod.ready || !pod.vm) throw pod.notReady();
+  const image = ctx.images.find(config.image);
+  if (!image) throw new PodvmError("not_found", `image ${config.image} is not here: pull it first`);
+  const container = new Container(newDocument(pod, config, image));
+  const spec = buildSpec(pod.document.config, config, image.config); // may reject: nothing is made yet
+  if (config.security.pidMode === "target") ctx.registry.container(config.security.pidTarget);
+  ctx.registry.addContainer(container); // reserves the name
+  return ctx.locks.run(`container:${container.id}`, async () => {
+    const undo = new UndoStack(ctx.logger.child({ pod: pod.id, container: container.id }));
+    try {
+      undo.add("container document", () => ctx.containerDocuments.delete(container.id));
+      await ctx.containerDocuments.put(container.document);
+      const request = CreateContainerRequest.fromPartial({
+        containerId: container.id,
+        image: { serial: container.document.imageSerial },
+        spec,
+        user: userOf(config.security, image),
+        stdin: config.stdin,
+        stdinOnce: config.stdinOnce,
+        pidNamespace: PID_NAMESPACES[config.security.pidMode],
+        pidTargetContainerId: config.security.pidTarget,
+      });
+      await makeInGuest(ctx, pod, container, request, image, undo);
+      return container;
+    } catch (err) {
+      const failures = await undo.rollback();
+      // What could not be undone inside goes with the VM; after a restart recovery compares with the agent's list.
+      if (failures.length > 0) ctx.logger.warn("a container could not be undone wholly", { container: container.id });
+      ctx.registry.deleteContainer(container);
+      throw err;
+    }
+  });
+}
+
+async function makeInGuest(
+  ctx: PodContext,
+  pod: Pod,
+  container: Container,
+  request: CreateContainerRequest,
+  image: Image,
+  undo: UndoStack,
+): Promise<void> {
+  const { document } = container;
+  const device = await ctx.images.device(image.id);
+  // Attached once per image and left until the VM ends: a restarted container finds it there, and there is nothing to race with.
+  await vmOf(pod).attachBlock({ serial: document.imageSerial, source: { kind: "image", image: device } }, ATTACH_MS);
+  undo.add("container in the guest", async () => {
+    if (!pod.ready) return; // gone with its VM
+    await pod.call((agent) => agent.removeContainer(container.id, { deadlineMs: UNDO_MS }), UNDO_MS);
+  });
+  const made = await pod.call((agent) => agent.createContainer(request, { deadlineMs: CREATE_MS }), CREATE_MS);
+  undo.add("output pump", async () => {
+    await container.pump?.close();
+    container.pump = undefined;
+  });
+  await startPump(ctx, pod, container);
+  if (!pod.ready) throw pod.notReady(); // stopped meanwhile: StopPodSandbox has not seen this one
+  document.user = { uid: made.uid, gid: made.gid, groups: made.groups };
+  document.state = "created";
+  await ctx.containerDocuments.put(document);
+}
+
+function vmOf(pod: Pod) {
+  if (!pod.vm) throw pod.notReady();
+  return pod.vm;
+}
+
+function newDocument(pod: Pod, config: ContainerConfig, image: Image): ContainerDocument {
+  const logDirectory = pod.document.config.logDirectory;
+  return {
+    version: DOCUMENT_VERSION,
+    id: newId(),
+    podId: pod.id,
+    config,
+    imageId: image.id,
+    imageSerial: `i${image.id.replace(/^sha256:/, "").slice(0, 19)}`, // virtio-blk's serial has 20 bytes
+    state: "creating",
+    logPath: logDirectory && config.logPath ? join(logDirectory, config.logPath) : "",
+    stopSignal: signalNumber(config.stopSignal || image.config.stopSignal),
+    starting: false,
+    createdNs: nowNs(),
+    startedNs: "0",
+    finishedNs: "0",
+    exitCode: 0,
+    reason: "",
+    message: "",
+    logComplete: false,
+  };
+}
+
+function userOf(security: SecurityConfig, image: Image): UserSpec {
+  const user: UserSpec = {
+    user: security.runAsUsername || image.config.user,
+    uid: security.runAsUser,
+    gid: security.runAsGroup,
+    supplementalGroups: security.supplementalGroups,
+    strictGroups: security.strictGroups,
+  };
+  return UserSpec.fromPartial(user);
+}

@@ -1,0 +1,29 @@
+import { rm } from "node:fs/promises";
+import type { Container } from "./container.js";
+import { endLocked, VM_KILLED } from "./container-exit.js";
+import type { PodContext } from "./context.js";
+import { positionPath } from "./output.js";
+
+const REMOVE_MS = 30_000;
+
+/** CRI RemoveContainer: by force where it runs. Idempotent. */
+export async function removeContainer(ctx: PodContext, id: string): Promise<void> {
+  const container = ctx.registry.findContainer(id);
+  if (!container) return;
+  await ctx.locks.run(`container:${container.id}`, () => removeLocked(ctx, container));
+}
+
+/** The same for a caller that holds the container's lock. */
+export async function removeLocked(ctx: PodContext, container: Container): Promise<void> {
+  if (ctx.registry.findContainer(container.id) !== container) return;
+  const pod = ctx.registry.findPod(container.document.podId);
+  if (pod?.ready) {
+    await pod.call((agent) => agent.removeContainer(container.id, { deadlineMs: REMOVE_MS }), REMOVE_MS);
+  }
+  await endLocked(ctx, container, VM_KILLED);
+  await container.pump?.close();
+  container.pump = undefined;
+  await rm(positionPath(ctx, container.id), { force: true });
+  await ctx.containerDocuments.delete(container.id);
+  ctx.registry.deleteContainer(container);
+}

@@ -1,0 +1,51 @@
+import type { Assets } from "../host/assets.js";
+import type { DocumentStore } from "../host/document-store.js";
+import type { KeyedLock } from "../host/keyed-lock.js";
+import type { Logger } from "../host/log.js";
+import type { ImageStore } from "../image/image.js";
+import type { Network } from "../network/network.js";
+import type { Vm, Vmm } from "../vmm/vmm.js";
+import type { Pod } from "./pod.js";
+import type { PodRegistry } from "./registry.js";
+import type { SizingConfig } from "./sizing.js";
+import type { ContainerDocument, PodDocument } from "./types.js";
+import type { UidPool } from "./uid-pool.js";
+
+/** The VMM backends of this node. */
+export interface Backends {
+  /** By RuntimeClass handler; not_found, listing the handlers, where there is none such. */
+  forHandler(handler: string): Vmm;
+  /** By the backend's own name, as a document holds it. */
+  byName(name: string): Vmm;
+}
+
+export interface PodSettings {
+  stateDir: string;
+  runDir: string;
+  sizing: SizingConfig;
+  scratchGib: number;
+  startTimeoutMs: number;
+}
+
+/** What every verb of the pod room works with; made once, in serve.ts. */
+export interface PodContext {
+  settings: PodSettings;
+  assets: Assets;
+  logger: Logger;
+  registry: PodRegistry;
+  podDocuments: DocumentStore<PodDocument>;
+  containerDocuments: DocumentStore<ContainerDocument>;
+  /**
+   * Keys: "pod:ID" is held by run, stop, remove and the handling of a VM's death; "container:ID" by create, start, remove and the recording
+   * of an exit. Never take a pod's lock while holding a container's.
+   */
+  locks: KeyedLock;
+  uids: UidPool;
+  backends: Backends;
+  network: Network;
+  images: ImageStore;
+  /** Makes the pod's writable disk in the folder; answers its path. */
+  createScratch(dir: string, uid: number): Promise<string>;
+  /** Begins what watches a VM that runs: session with the agent, events, death (watch.ts). */
+  watchVm(pod: Pod, vm: Vm): void;
+}

@@ -1,0 +1,48 @@
+import type { Agent } from "../agent/client.js";
+import type { AgentSession } from "../agent/session.js";
+import { hasCode, PodvmError } from "../host/errors.js";
+import type { Vm } from "../vmm/vmm.js";
+import type { PodDocument } from "./types.js";
+
+/** A pod sandbox as the server holds it: the document, and while it is up its VM and the session with its agent. */
+export class Pod {
+  vm: Vm | undefined;
+  session: AgentSession | undefined;
+
+  constructor(readonly document: PodDocument) {}
+
+  get id(): string {
+    return this.document.id;
+  }
+
+  get ready(): boolean {
+    return this.document.phase === "ready";
+  }
+
+  /** The connected agent; failed_precondition when the sandbox is not ready, unavailable when its agent does not answer in time. */
+  async agent(deadlineMs: number): Promise<Agent> {
+    if (!this.ready || !this.session) throw this.notReady();
+    return this.session.agent(deadlineMs);
+  }
+
+  /**
+   * One call of the agent, at most `deadlineMs` in all. Every mutating call is idempotent by id (agent.proto), so one that a broken
+   * connection cut short is made again on the next connection.
+   */
+  async call<T>(work: (agent: Agent) => Promise<T>, deadlineMs: number): Promise<T> {
+    const end = Date.now() + deadlineMs;
+    for (;;) {
+      try {
+        return await work(await this.agent(Math.max(end - Date.now(), 1)));
+      } catch (err) {
+        if (!this.ready) throw this.notReady();
+        if (!hasCode(err, "unavailable") || Date.now() >= end) throw err;
+      }
+    }
+  }
+
+  notReady(): PodvmError {
+    const why = this.document.message ? `: ${this.document.message}` : "";
+    return new PodvmError("failed_precondition", `pod sandbox ${this.id} is not ready${why}`);
+  }
+}

@@ -1,0 +1,157 @@
+import { randomBytes } from "node:crypto";
+import { join } from "node:path";
+import type { ConfigureSandboxRequest } from "../gen/agent/v1/agent.js";
+import { PodvmError } from "../host/errors.js";
+import { newId } from "../host/ids.js";
+import { UndoStack } from "../host/undo.js";
+import type { PodNetwork } from "../network/network.js";
+import type { Vmm, VmSpec } from "../vmm/vmm.js";
+import type { PodContext } from "./context.js";
+import { Pod } from "./pod.js";
+import { sizeOf } from "./sizing.js";
+import { DOCUMENT_VERSION, nowNs, type PodConfig, type PodDocument } from "./types.js";
+
+const NETWORK_MS = 60_000;
+const UNDO_MS = 30_000;
+export const SCRATCH_SERIAL = "scratch";
+
+/**
+ * Makes a pod sandbox: document, network, disk, VM, and the agent configured. Resolves when all of it is up. After a rejection nothing is
+ * left; where an undo failed the sandbox stays, stopped, so that StopPodSandbox and RemovePodSandbox can finish.
+ */
+export async function runSandbox(ctx: PodContext, config: PodConfig): Promise<Pod> {
+  const vmm = ctx.backends.forHandler(config.runtimeHandler);
+  const uid = ctx.uids.take();
+  const pod = new Pod(newDocument(ctx, config, vmm, uid));
+  try {
+    ctx.registry.addPod(pod); // reserves the name
+  } catch (err) {
+    ctx.uids.release(uid);
+    throw err;
+  }
+  return ctx.locks.run(`pod:${pod.id}`, async () => {
+    const logger = ctx.logger.child({ pod: pod.id, name: `${config.namespace}/${config.name}` });
+    const undo = new UndoStack(logger);
+    try {
+      undo.add("pod document", () => ctx.podDocuments.delete(pod.id));
+      await ctx.podDocuments.put(pod.document);
+      await bringUp(ctx, pod, vmm, undo);
+      return pod;
+    } catch (err) {
+      await giveUp(ctx, pod, undo, err);
+      throw err;
+    }
+  });
+}
+
+function newDocument(ctx: PodContext, config: PodConfig, vmm: Vmm, uid: number): PodDocument {
+  const id = newId();
+  const { stateDir, runDir, sizing } = ctx.settings;
+  const vm: VmSpec = {
+    id,
+    dir: join(stateDir, "vms", id),
+    runDir: join(runDir, "vms", id.slice(0, 20)), // a unix socket's path has 107 bytes
+    uid,
+    cgroup: `${config.cgroupParent || "/podvm"}/podvm-${id.slice(0, 20)}`,
+    ...sizeOf(config, sizing),
+    guest: ctx.assets.guest,
+    bundle: ctx.assets.bundle,
+    disks: [],
+  };
+  return {
+    version: DOCUMENT_VERSION,
+    id,
+    config,
+    phase: "creating",
+    createdNs: nowNs(),
+    vmm: vmm.name,
+    vm,
+    holdsResources: true,
+    message: "",
+  };
+}
+
+async function bringUp(ctx: PodContext, pod: Pod, vmm: Vmm, undo: UndoStack): Promise<void> {
+  const { document } = pod;
+  const { config, vm: spec } = document;
+
+  undo.add("VM", () => vmm.destroy(spec, UNDO_MS));
+  undo.add("network", () => ctx.network.teardown(pod.id, UNDO_MS));
+  const network = ctx.network.setup(
+    {
+      podId: pod.id,
+      podNamespace: config.namespace,
+      podName: config.name,
+      podUid: config.uid,
+      portMappings: config.portMappings,
+      uid: spec.uid,
+    },
+    NETWORK_MS,
+  );
+  const scratch = ctx.createScratch(spec.dir, spec.uid);
+  // Both must have ended, also when one fails: an undo beside work that goes on would leave its fruits behind.
+  await Promise.allSettled([network, scratch]);
+  document.network = await network;
+  const primary = document.network.interfaces[0];
+  if (!primary)
+    throw new PodvmError("internal", "the CNI plugins gave the pod no interface; look into the CNI configuration");
+  spec.network = {
+    netns: document.network.netns,
+    tap: document.network.tap,
+    mac: primary.mac,
+    mtu: primary.mtu,
+  };
+  spec.disks = [{ serial: SCRATCH_SERIAL, source: { kind: "raw", path: await scratch, readOnly: false } }];
+  await ctx.podDocuments.put(document);
+
+  pod.vm = await vmm.start(spec, ctx.settings.startTimeoutMs);
+  ctx.watchVm(pod, pod.vm);
+  if (!pod.session) throw new PodvmError("internal", "no session with the agent was opened");
+  const agent = await pod.session.agent(ctx.settings.startTimeoutMs);
+  await agent.configureSandbox(sandboxRequest(document, document.network));
+  if (document.phase !== "creating") throw new PodvmError("unavailable", document.message); // the VM died meanwhile
+  document.phase = "ready";
+  await ctx.podDocuments.put(document);
+}
+
+async function giveUp(ctx: PodContext, pod: Pod, undo: UndoStack, err: unknown): Promise<void> {
+  await pod.session?.close();
+  pod.session = undefined;
+  pod.vm?.release();
+  pod.vm = undefined;
+  const failures = await undo.rollback();
+  if (failures.length === 0) {
+    ctx.registry.deletePod(pod);
+    ctx.uids.release(pod.document.vm.uid);
+    return;
+  }
+  pod.document.phase = "stopped";
+  pod.document.message = `RunPodSandbox failed (${PodvmError.from(err).message}) and not all of it could be undone (${failures[0]?.message})`;
+  await ctx.podDocuments.put(pod.document).catch((cause) => {
+    ctx.logger.error("cannot write the document of a pod that could not be undone", { err: cause, pod: pod.id });
+  });
+}
+
+function sandboxRequest(document: PodDocument, network: PodNetwork): ConfigureSandboxRequest {
+  const { config } = document;
+  const hostname = config.hostname || config.name;
+  return {
+    podId: document.id,
+    hostname,
+    dns: config.dns ?? network.dns,
+    network: { interfaces: network.interfaces.slice(0, 1), routes: guestRoutes(network) },
+    sysctls: config.sysctls,
+    realtimeNs: BigInt(Date.now()) * 1_000_000n,
+    entropy: randomBytes(64),
+    scratch: { serial: SCRATCH_SERIAL },
+    shmSize: 0n,
+    sharedPidNamespace: config.pidMode === "pod",
+    hosts: network.ips.map((ip) => `${ip} ${hostname}`),
+  };
+}
+
+/** The VM has one NIC: routes by other interfaces of the namespace have no way out of it. */
+function guestRoutes(network: PodNetwork) {
+  const primary = network.interfaces[0]?.name;
+  return network.routes.filter((route) => route.interface === primary).map((route) => ({ ...route, metric: 0 }));
+}
