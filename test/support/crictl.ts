@@ -138,6 +138,13 @@ export class Crictl {
     return (await this.json<{ images: ImageItem[] }>("images", "-o", "json", ...filters)).images ?? [];
   }
 
+  /** The image with this tag, which must be in the list. */
+  async imageTagged(tag: string): Promise<ImageItem> {
+    const found = (await this.images()).find(({ repoTags }) => repoTags?.includes(tag));
+    if (!found) throw new Error(`crictl images does not list ${tag}`);
+    return found;
+  }
+
   async inspect(container: string): Promise<ContainerStatus> {
     return (await this.json<{ status: ContainerStatus }>("inspect", "-o", "json", container)).status;
   }
