@@ -12,14 +12,15 @@ export function editDistance(a: string, b: string): number {
   return previous[b.length] ?? 0;
 }
 
-/** The known name that a mistyped one most likely meant, or undefined where none is near (at most a third of it differs). */
+/** The known name that a mistyped one most likely meant, or undefined where none is near (about a third of it may differ). */
 export function nearest(name: string, known: readonly string[]): string | undefined {
   const plain = (s: string) => s.toLowerCase().replaceAll(/[-_]/g, "");
   const wanted = plain(name).slice(0, 64);
+  const allowed = wanted.length < 4 ? 1 : Math.max(2, Math.floor(wanted.length / 3));
   let best: { name: string; distance: number } | undefined;
   for (const candidate of known) {
     const distance = editDistance(wanted, plain(candidate));
-    if (distance <= Math.max(1, Math.floor(wanted.length / 3)) && (!best || distance < best.distance)) {
+    if (distance <= allowed && (!best || distance < best.distance)) {
       best = { name: candidate, distance };
     }
   }

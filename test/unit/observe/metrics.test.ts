@@ -1,0 +1,43 @@
+import test from "ava";
+import { Counter, Gauge, Histogram } from "../../../src/observe/metrics.js";
+import { Metrics } from "../../../src/observe/server-metrics.js";
+
+test("a histogram's buckets are cumulative", (t) => {
+  const histogram = new Histogram("h", "Help.", [1, 5]);
+  for (const value of [0.5, 1, 3, 10]) histogram.observe(value, { m: "x" });
+  t.deepEqual(histogram.render().split("\n"), [
+    "# HELP h Help.",
+    "# TYPE h histogram",
+    'h_bucket{m="x",le="1"} 2',
+    'h_bucket{m="x",le="5"} 3',
+    'h_bucket{m="x",le="+Inf"} 4',
+    'h_sum{m="x"} 14.5',
+    'h_count{m="x"} 4',
+  ]);
+});
+
+test("labels are escaped, and a gauge may be read when asked", (t) => {
+  const counter = new Counter("c", "Help.");
+  counter.add(2, { reason: 'a"b\\c\nd' });
+  t.true(counter.render().endsWith('c{reason="a\\"b\\\\c\\nd"} 2'));
+  t.true(new Gauge("g", "Help.", () => 7).render().endsWith("\ng 7"));
+});
+
+test("label values that grow without end are counted under other", (t) => {
+  const counter = new Counter("c", "Help.");
+  for (let i = 0; i < 5000; i++) counter.add(1, { reason: `r${i}` });
+  const lines = counter.render().split("\n");
+  t.true(lines.length < 1100);
+  t.true(lines.includes('c{reason="other"} 4000'));
+});
+
+test("the server's metrics hold calls, pods and the process", (t) => {
+  const metrics = new Metrics(() => ({ podsReady: 2, podsNotReady: 1, containersRunning: 3, images: 4 }));
+  t.teardown(() => metrics.close());
+  metrics.observeRpc("Version", "OK", 0.002);
+  const text = metrics.render();
+  t.true(text.includes('podvm_rpc_duration_seconds_count{method="Version",code="OK"} 1'));
+  t.true(text.includes('podvm_pods{state="ready"} 2'));
+  t.true(text.includes("podvm_containers_running 3"));
+  t.regex(text, /^podvm_resident_memory_bytes [1-9]\d+$/m);
+});
