@@ -16,15 +16,14 @@ mirrors() {
 
 # private_apt: writes the configuration and fetches the lists.
 private_apt() {
-  local base=$CACHE/apt
+  local base=$CACHE/apt options=signed-by=$KEYRING
   [ -r "$KEYRING" ] || die "no $KEYRING: install the package debian-archive-keyring; packages are taken only with Debian's signature"
   mirrors
   mkdir -p "$base"/{etc/trusted.gpg.d,etc/preferences.d,etc/apt.conf.d,state/lists/partial,archives/partial}
   : >"$base/status"
-  {
-    printf 'deb [signed-by=%s] %s %s main\n' "$KEYRING" "$MIRROR" "$SUITE" "$KEYRING" "$MIRROR" "$SUITE-updates"
-    printf 'deb [signed-by=%s] %s %s main\n' "$KEYRING" "$SECURITY_MIRROR" "$SUITE-security"
-  } >"$base/etc/sources.list"
+  # Debian's archive of old states: its signatures are as good as ever, only their date of expiry is past.
+  [[ $MIRROR$SECURITY_MIRROR != *snapshot.debian.org* ]] || options+=" check-valid-until=no"
+  printf "deb [$options] %s %s main\n" "$MIRROR" "$SUITE" "$MIRROR" "$SUITE-updates" "$SECURITY_MIRROR" "$SUITE-security" >"$base/etc/sources.list"
   {
     # Proxies and certificates as the machine has them.
     env -u APT_CONFIG apt-config dump | grep -E '^Acquire::https?::' | grep -vi 'verify' || true
@@ -56,5 +55,5 @@ CONF
 
 # resolve NAME[=VERSION]...: the complete closure, one package=version a line, sorted.
 resolve() {
-  apt-get install --simulate "$@" | sed -nE 's/^Inst ([^ ]+) .*\(([^ )]+).*/\1=\2/p' | LC_ALL=C sort
+  apt-get install --simulate "$@" | sed -nE 's/^Inst ([^ ]+) .*\(([^ )]+).*/\1=\2/p' | sort
 }

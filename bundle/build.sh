@@ -3,7 +3,6 @@
 # packages that pins.txt names, as one relocatable, read-only folder. What it holds and why: docs/bundle.md.
 # Nothing is installed on the host. A second run finds it finished and is done.
 set -euo pipefail
-export LC_ALL=C
 KIND=bundle
 here=$(dirname "$(realpath "$0")")
 . "$here/lib.sh"

@@ -1,36 +1,46 @@
 # Downloads exactly the packages of pins.txt. Sourced after lib.sh and apt.sh.
 
-# fetch PINS: leaves every pinned .deb in $CACHE/apt/archives, its SHA-256 checked against Debian's signed lists. What is there
-# already and was checked is not fetched again; an interrupted download goes on where it stopped.
+# fetch PINS: leaves every pinned .deb in $CACHE/apt/archives and names them in DEBS. Each one's SHA-256 is checked against Debian's
+# signed lists. What is there already and right is not fetched again; an interrupted download goes on where it stopped.
 fetch() {
   local pins=$1 archives=$CACHE/apt/archives sums extra
   sums=$archives/$(sha256sum <"$pins" | cut -c1-16).sha256
   mapfile -t wanted < <(grep -v '^#' "$pins")
   [ ${#wanted[@]} -gt 0 ] || die "$pins lists no packages; run: make bundle-update"
-  if [ -f "$sums" ] && (cd "$archives" && sha256sum --quiet --strict -c "$sums" >/dev/null 2>&1); then
+  if [ -f "$sums" ] && (cd "$archives" && sha256sum --status -c "$sums" 2>/dev/null); then
     say "all ${#wanted[@]} packages are in the cache"
     debs_of "$sums"
     return
   fi
   private_apt
   still_offered
-  extra=$(resolve "${wanted[@]}" | LC_ALL=C comm -13 <(printf '%s\n' "${wanted[@]}" | LC_ALL=C sort) -) || die "the pinned packages do not fit together; run: make bundle-update"
+  extra=$(resolve "${wanted[@]}" | comm -13 <(printf '%s\n' "${wanted[@]}" | sort) -) || die "the pinned packages do not fit together; run: make bundle-update"
   [ -z "$extra" ] || die "pins.txt is not complete, it lacks: $(tr '\n' ' ' <<<"$extra"). Run: make bundle-update"
-  say "downloading ${#wanted[@]} packages ($(apt-get install --print-uris "${wanted[@]}" | awk "/^'/{s+=\$3} END{printf \"%d MiB\", s/1048576}"), what is in the cache is not fetched again)"
-  apt-get install --download-only -qq "${wanted[@]}" >"$CACHE/apt/download.log" 2>&1 ||
-    die "the download failed (run again, it resumes): $(tail -n 5 "$CACHE/apt/download.log")"
   apt-cache show "${wanted[@]}" | sums_of_stanzas >"$sums.new"
   [ "$(wc -l <"$sums.new")" = ${#wanted[@]} ] || die "expected ${#wanted[@]} packages in Debian's lists, found $(wc -l <"$sums.new"); run: make bundle-update"
-  (cd "$archives" && sha256sum --quiet --strict -c "$sums.new" >&2) || die "a downloaded package is not what Debian signed; remove $archives and run again"
+  drop_wrong "$archives" "$sums.new"
+  say "downloading: $(apt-get install "${wanted[@]}" --download-only --assume-no 2>/dev/null | grep -m1 '^Need to get' || echo "${#wanted[@]} packages")"
+  apt-get install --download-only -qq "${wanted[@]}" >"$CACHE/apt/download.log" 2>&1 ||
+    die "the download failed (run again, it resumes): $(tail -n 5 "$CACHE/apt/download.log")"
+  (cd "$archives" && sha256sum --quiet --strict -c "$sums.new" >&2) || die "a downloaded package is not what Debian signed (named above); remove $archives and run again"
   mv "$sums.new" "$sums"
   debs_of "$sums"
+}
+
+# drop_wrong ARCHIVES SUMS: removes cached packages that are damaged (apt itself looks only at their size).
+drop_wrong() {
+  local wrong
+  wrong=$(cd "$1" && sha256sum --ignore-missing -c "$2" 2>/dev/null | sed -n 's/: FAILED$//p' || true)
+  [ -z "$wrong" ] && return
+  say "damaged in the cache, fetching again: $(tr '\n' ' ' <<<"$wrong")"
+  (cd "$1" && xargs -d '\n' rm -f <<<"$wrong")
 }
 
 # still_offered: dies when a pinned version is no longer on the mirror (Debian keeps only the newest of each suite).
 still_offered() {
   local gone
-  gone=$(apt-cache show '.*' 2>/dev/null | awk '/^Package:/{p=$2} /^Version:/{print p "=" $2}' | LC_ALL=C sort -u |
-    LC_ALL=C comm -13 - <(printf '%s\n' "${wanted[@]}" | LC_ALL=C sort))
+  gone=$(apt-cache show '.*' 2>/dev/null | awk '/^Package:/{p=$2} /^Version:/{print p "=" $2}' | sort -u |
+    comm -13 - <(printf '%s\n' "${wanted[@]}" | sort))
   [ -z "$gone" ] || die "these pinned versions have vanished from $MIRROR (Debian replaced them): $(tr '\n' ' ' <<<"$gone"). Run: make bundle-update"
 }
 

@@ -3,6 +3,8 @@
 # An asset folder is $ASSETS/<kind>/<digest16>, read-only and owned by root, with a link $ASSETS/<kind>/current to it. It is built
 # beside its final place as .build-XXXXXX and renamed, so that whoever sees it sees it whole.
 
+export LC_ALL=C # sorted the same, messages the same, everywhere
+
 ASSETS=$(realpath -ms "${PODVM_ASSETS:-/var/lib/podvm/assets}")
 CACHE=$ASSETS/cache
 

@@ -24,10 +24,10 @@ libraries() {
   for file; do
     "$ld" --library-path "$ROOT/usr/lib/x86_64-linux-gnu" --list "$file" ||
       die "a shared library of $file lacks (see above)"
-  done | awk '/=> \//{print $3}' | LC_ALL=C sort -u
+  done | awk '/=> \//{print $3}' | sort -u
 }
 
 # packages_taken: names of the packages of which a file was taken.
 packages_taken() {
-  (cd "$LISTS" && LC_ALL=C sort -u "$TAKEN" | grep -lxFf - -- * | LC_ALL=C sort)
+  (cd "$LISTS" && sort -u "$TAKEN" | grep -lxFf - -- * | sort)
 }

@@ -3,7 +3,6 @@
 #   guest/image/build.sh [AGENT]     AGENT: the static agent program, default target/x86_64-unknown-linux-musl/release/podvm-agent
 # Equal inputs give an equal digest and equal bytes. A second run finds it finished and is done. Described in docs/guest-image.md.
 set -euo pipefail
-export LC_ALL=C
 KIND=guest
 here=$(dirname "$(realpath "$0")")
 . "$here/../../bundle/lib.sh"

@@ -8,9 +8,6 @@ import { Cpio } from "./cpio.mjs";
 import { ModuleTree, readModuleList } from "./modules.mjs";
 import { extractVmlinux } from "./vmlinux.mjs";
 
-/** /modules/extra may not cost more than this: it is memory of every guest. */
-const EXTRA_LIMIT = 2 << 20;
-
 const [bundle, agentPath, out, digest] = process.argv.slice(2);
 const here = import.meta.dirname;
 const sha256 = (data) => createHash("sha256").update(data).digest("hex");
@@ -21,13 +18,7 @@ const bundleManifest = JSON.parse(readFileSync(join(bundle, "manifest.json"), "u
 const vmlinux = extractVmlinux(readFileSync(join(bundle, "kernel/vmlinuz")), join(bundle, "bin"));
 
 const tree = new ModuleTree(join(bundle, "kernel/modules"), join(bundle, "bin/xz"));
-const list = readModuleList(join(here, "modules.txt"));
-const namesOf = (kind) => list.filter((m) => m.kind === kind).map((m) => m.name);
-const loaded = new Set();
-const boot = tree.closure(namesOf("boot"), loaded);
-const extra = tree.closure(namesOf("extra"), loaded);
-const extraSize = extra.reduce((sum, m) => sum + m.data.length, 0);
-if (extraSize > EXTRA_LIMIT) throw new Error(`/modules/extra would take ${extraSize} bytes, more than ${EXTRA_LIMIT}: take some out of modules.txt`);
+const modules = tree.closure(readModuleList(join(here, "modules.txt")));
 
 const initrd = makeInitrd();
 writeFileSync(join(out, "vmlinux"), vmlinux);
@@ -38,15 +29,15 @@ const manifest = {
   crun: bundleManifest.tools.crun,
   agentSha256: sha256(agent),
   cmdline: readFileSync(join(here, "cmdline.txt"), "utf8").replace(/#.*\n/g, "").trim().replace(/\s+/g, " "),
-  modules: boot.map((m) => m.name),
-  extraModules: extra.map((m) => m.name),
+  modules: modules.map((m) => m.name),
   files: { vmlinux: sha256(vmlinux), initrd: sha256(initrd) },
 };
 writeFileSync(join(out, "manifest.json"), `${JSON.stringify(manifest, undefined, 2)}\n`);
 
 function makeInitrd() {
   const cpio = new Cpio();
-  for (const f of ["bin", "dev", "etc", "lib", "lib64", "mnt", "modules", "proc", "root", "run", "sys", "tmp", "var"]) cpio.folder(f);
+  for (const f of ["bin", "dev", "etc", "lib", "lib64", "mnt", "modules", "proc", "root", "run", "sys", "tmp", "var"])
+    cpio.folder(f);
   // The kernel opens /dev/console for its first process before anything is mounted.
   cpio.device("dev/console", 5, 1, 0o600);
   cpio.device("dev/null", 1, 3, 0o666);
@@ -59,20 +50,20 @@ function makeInitrd() {
   for (const library of librariesOf(join(bundle, "kernel/crun"))) {
     cpio.file(`lib/x86_64-linux-gnu/${basename(library)}`, readFileSync(library));
   }
-  for (const m of boot) cpio.file(`modules/${m.name}.ko`, m.data);
-  cpio.file("modules/order", Buffer.from(boot.map((m) => `${m.name}.ko\n`).join("")));
-  for (const m of extra) cpio.file(`modules/extra/${m.name}.ko`, m.data);
-  const needs = (m) => m.needs.filter((n) => extra.some((e) => e.name === n));
-  cpio.file("modules/extra/index", Buffer.from(extra.map((m) => `${[`${m.name}:`, ...needs(m)].join(" ")}\n`).join("")));
+  for (const m of modules) cpio.file(`modules/${m.name}.ko`, m.data);
+  cpio.file("modules/order", Buffer.from(modules.map((m) => `${m.name}.ko\n`).join("")));
   return cpio.end();
 }
 
 /** Paths in the bundle of the shared libraries that a program needs, sorted. */
 function librariesOf(program) {
   const lib = join(bundle, "lib");
-  const said = execFileSync(join(lib, "ld-linux-x86-64.so.2"), ["--library-path", lib, "--list", program], { encoding: "utf8" });
+  const said = execFileSync(join(lib, "ld-linux-x86-64.so.2"), ["--library-path", lib, "--list", program], {
+    encoding: "utf8",
+  });
   const found = [...said.matchAll(/=> (\/\S+)/g)].map((m) => m[1]).filter((p) => !p.endsWith("ld-linux-x86-64.so.2"));
-  if (/not found/.test(said) || found.length === 0) throw new Error(`the bundle lacks libraries of ${program}:\n${said}`);
+  if (/not found/.test(said) || found.length === 0)
+    throw new Error(`the bundle lacks libraries of ${program}:\n${said}`);
   return found.sort();
 }
 

@@ -6,18 +6,12 @@ import { basename, join } from "node:path";
 /** The kernel takes "-" and "_" in module names for the same. */
 const plain = (name) => name.replaceAll("-", "_");
 
-/** modules.txt → [{kind: "boot" | "extra", name}]. */
+/** modules.txt → names, in order. */
 export function readModuleList(path) {
-  const list = [];
-  for (const [i, line] of readFileSync(path, "utf8").split("\n").entries()) {
-    if (line.trim() === "" || line.startsWith("#")) continue;
-    const [kind, name, ...rest] = line.trim().split(/\s+/);
-    if (!["boot", "extra"].includes(kind) || !name || rest.length > 0) {
-      throw new Error(`${path}:${i + 1}: wanted "boot NAME" or "extra NAME", found "${line}"`);
-    }
-    list.push({ kind, name: plain(name) });
-  }
-  return list;
+  const lines = readFileSync(path, "utf8")
+    .split("\n")
+    .map((line) => line.trim());
+  return lines.filter((line) => line !== "" && !line.startsWith("#")).map(plain);
 }
 
 export class ModuleTree {
@@ -28,7 +22,11 @@ export class ModuleTree {
   /** folder: with modules.builtin and kernel/; xz: program that unpacks. */
   constructor(folder, xz) {
     this.#xz = xz;
-    const names = (text) => text.split("\n").filter(Boolean).map((l) => plain(basename(l).replace(/\.ko$/, "")));
+    const names = (text) =>
+      text
+        .split("\n")
+        .filter(Boolean)
+        .map((l) => plain(basename(l).replace(/\.ko$/, "")));
     this.#builtin = new Set(names(readFileSync(join(folder, "modules.builtin"), "utf8")));
     for (const path of readdirSync(join(folder, "kernel"), { recursive: true })) {
       const found = /([^/]+)\.ko(\.xz)?$/.exec(path);
@@ -36,23 +34,20 @@ export class ModuleTree {
     }
   }
 
-  /**
-   * The modules `names` and all that they need, each after its own needs: [{name, data, needs}]. Built-in ones and those in
-   * `loaded` (a Set of names, to which the result is added) are left out.
-   */
-  closure(names, loaded = new Set()) {
+  /** The modules `names` and all that they need, each after its own needs: [{name, data}]. Built-in ones are left out. */
+  closure(names) {
     const out = [];
+    const seen = new Set();
     const visit = (name, askedBy) => {
-      if (loaded.has(name) || this.#builtin.has(name)) return;
-      loaded.add(name);
+      if (seen.has(name) || this.#builtin.has(name)) return;
+      seen.add(name);
       const path = this.#files.get(name);
       if (path === undefined) throw new Error(`the kernel has no module ${name} (asked for by ${askedBy})`);
       const data = path.endsWith(".xz")
         ? execFileSync(this.#xz, ["-dc", path], { maxBuffer: 64 << 20 })
         : readFileSync(path);
-      const needs = needsOf(data, name).filter((n) => !this.#builtin.has(n));
-      for (const n of needs) visit(n, name);
-      out.push({ name, data: unsigned(data), needs });
+      for (const need of needsOf(data, name)) visit(need, name);
+      out.push({ name, data: unsigned(data) });
     };
     for (const name of names) visit(name, "modules.txt");
     return out;
@@ -68,8 +63,9 @@ function needsOf(data, name) {
 }
 
 /**
- * Without the signature that is appended to a module (include/linux/module_signature.h: signature, 12 bytes that end with its length, marker). Checking it costs the guest 20 million instructions a module, and what it protects, a read-only image named by its digest, is
- * checked on the host; the kernel does not insist on it.
+ * Without the signature that is appended to a module (include/linux/module_signature.h: signature, 12 bytes that end with its length,
+ * marker). Checking it costs the guest 20 million instructions a module; the kernel does not insist on it, and what it protects comes
+ * from a package whose signature was checked, in a read-only image that is named by its digest.
  */
 function unsigned(data) {
   const marker = "~Module signature appended~\n";
