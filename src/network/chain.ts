@@ -6,7 +6,7 @@ import { messageOf, PodvmError } from "../host/errors.js";
 import type { NetworkList, PluginConfig } from "./config.js";
 import type { PortMapping } from "./network.js";
 import { type CniCommand, runPlugin } from "./plugin.js";
-import { type CniResult, emptyResult, parseResult, toVersion } from "./result.js";
+import { type CniResult, parseResult, toVersion } from "./result.js";
 import { atLeast } from "./versions.js";
 
 /** The pod's side of a call. */
@@ -31,25 +31,30 @@ export interface ChainOptions {
 export const podInterface = "eth0";
 const versionDeadlineMs = 5_000;
 
-/** @throws PodvmError as `runPlugin`; plugins that ran before the failing one keep what they made until `delNetwork` */
+/**
+ * @param onResult awaited after each plugin with the result so far, before the next one runs. Whatever happens from then on, DEL
+ *   needs it: plugins such as firewall undo by what their prevResult says and do nothing without
+ * @throws PodvmError as `runPlugin`; plugins that ran before the failing one keep what they made until `delNetwork`
+ */
 export async function addNetwork(
   list: NetworkList,
   pod: Attachment,
   options: ChainOptions,
   deadlineMs: number,
-): Promise<CniResult> {
+  onResult: (result: CniResult) => Promise<void>,
+): Promise<void> {
   const budget = new Budget(deadlineMs, "CNI ADD");
   let result: CniResult | undefined;
   for (const plugin of list.plugins) {
     const answer = await call("ADD", list, plugin, pod, result, options, budget.left());
     result = parseResult(answer ?? {}, `CNI plugin ${plugin.type} (ADD)`);
+    await onResult(result);
   }
-  return result ?? emptyResult;
 }
 
 /**
  * In reverse order; the first failure ends it, as in libcni: plugins before it may need what it did not undo.
- * @param result what ADD answered, undefined where it did not get that far
+ * @param result the last that `addNetwork` handed out, undefined where not even the first plugin answered
  */
 export async function delNetwork(
   list: NetworkList,

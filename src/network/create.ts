@@ -134,11 +134,13 @@ class CniNetwork implements Network {
   async #make(record: NetworkRecord, budget: Budget): Promise<PodNetwork> {
     const { request, netns, list } = record;
     await createNetns(this.#tools, netns, budget.left());
-    const result = await addNetwork(list, attachment(record, netnsPath(netns)), this.#chain, budget.left());
-    record.result = result;
-    record.phase = "added";
-    await this.#put(record);
-
+    const deadlineMs = budget.left();
+    await addNetwork(list, attachment(record, netnsPath(netns)), this.#chain, deadlineMs, async (result) => {
+      record.result = result;
+      await this.#put(record);
+    });
+    const { result } = record;
+    if (!result) throw new PodvmError("internal", `CNI network ${list.name} has no plugins`);
     const ips = addressesOf(result);
     if (ips.length === 0) {
       throw new PodvmError(

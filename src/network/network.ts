@@ -60,7 +60,11 @@ export interface Network {
   open(): Promise<void>;
   close(): void;
   status(): NetworkStatus;
-  /** Idempotent by pod id: where the pod has its network already, that one is the answer. After a rejection nothing is left. */
+  /**
+   * Idempotent by pod id: where the pod has its network already, that one is the answer. After a rejection nothing is left; where
+   * even the undoing failed the error says so, `list` goes on naming the pod, and `teardown` tries again.
+   * Errors: unavailable (no usable configuration: see `status`), invalid_argument, deadline_exceeded, what the plugin said.
+   */
   setup(request: NetworkRequest, deadlineMs: number): Promise<PodNetwork>;
   /** CNI DEL with what ADD returned, exactly once, then tap and namespace. OK where there is none. Keeps its record until all of it is gone. */
   teardown(podId: string, deadlineMs: number): Promise<void>;

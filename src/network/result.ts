@@ -72,13 +72,6 @@ export interface CniResult {
   dns: { nameservers: string[]; domain?: string; search: string[]; options: string[] };
 }
 
-export const emptyResult: CniResult = {
-  interfaces: [],
-  ips: [],
-  routes: [],
-  dns: { nameservers: [], search: [], options: [] },
-};
-
 export function isCidr(value: string): boolean {
   const [address, prefix, ...more] = value.split("/");
   const family = isIP(address ?? "");

@@ -2,6 +2,7 @@
  * The way between the interface that CNI made and the VM: a tap beside it, and everything that comes in on one goes out on the other
  * (tc, mirred redirect, before the namespace's own IP stack sees it). The guest takes the interface's MAC and addresses over.
  */
+import { existsSync } from "node:fs";
 import { PodvmError } from "../host/errors.js";
 import { run } from "../host/run.js";
 import { podInterface } from "./chain.js";
@@ -25,7 +26,7 @@ export async function createTap(
   const input = [
     "link set dev lo up",
     `tuntap add dev ${tapName} mode tap user ${uid} vnet_hdr`,
-    `link set dev ${tapName} addrgenmode none`,
+    ...(existsSync("/proc/sys/net/ipv6") ? [`link set dev ${tapName} addrgenmode none`] : []), // not with ipv6.disable=1
     `link set dev ${tapName} mtu ${mtu} up`,
   ].join("\n");
   await run([tools.ip, "-n", netns, "-batch", "-"], { deadlineMs, env: tools.env, input: `${input}\n` });

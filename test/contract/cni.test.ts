@@ -1,9 +1,10 @@
 /** Pod networks with the real CNI plugins, iproute2 and iptables of the runtime bundle. */
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { chmod, mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { ExecutionContext } from "ava";
+import { sleep } from "../../src/host/deadline.js";
 import { newId } from "../../src/host/ids.js";
 import { silentLogger } from "../../src/host/log.js";
 import { run } from "../../src/host/run.js";
@@ -81,16 +82,37 @@ function pod(name: string, more: Partial<NetworkRequest> = {}): NetworkRequest {
   };
 }
 
+/** A process of its own, to be killed, that makes the pod's network and ends. */
+function serverMaking(options: NetworkOptions, request: NetworkRequest): ChildProcess {
+  const module = (path: string) => JSON.stringify(new URL(`../../src/${path}`, here).href);
+  const script = `
+    import { createNetwork } from ${module("network/create.js")};
+    import { silentLogger } from ${module("host/log.js")};
+    const network = createNetwork({ ...${JSON.stringify({ ...options, logger: undefined })}, logger: silentLogger });
+    await network.open();
+    console.log("setup");
+    await network.setup(${JSON.stringify(request)}, 60000);
+    network.close();`;
+  return spawn(process.execPath, ["--input-type=module", "-e", script], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+}
+
 /** What `ip -n` takes for the path of a namespace. */
 const nameOf = (netns: string) => netns.split("/").at(-1) ?? "";
 
-/** Without the redirect the namespace's own stack answers, in the guest's place. */
-async function withoutGuest({ netns }: PodNetwork): Promise<PodNetwork> {
-  await run(["tc", "-n", nameOf(netns), "qdisc", "delete", "dev", "eth0", "clsact"]);
-  return until("IPv6 addresses past duplicate detection", 5000, async () => {
-    const { stdout } = await run(["ip", "-n", nameOf(netns), "-6", "address", "show", "dev", "eth0", "tentative"]);
-    return stdout === "" ? ({ netns } as PodNetwork) : undefined;
+/** Addresses that are still tentative cannot be used: a second after the interface came up, they can. */
+async function settled(where: string[], device: string): Promise<void> {
+  await until(`IPv6 addresses of ${device} past duplicate detection`, 10_000, async () => {
+    const { stdout } = await run(["ip", ...where, "-6", "address", "show", "dev", device, "tentative"]);
+    return stdout === "";
   });
+}
+
+/** Without the redirect the namespace's own stack answers, in the guest's place. */
+async function withoutGuest({ netns }: PodNetwork): Promise<void> {
+  await run(["tc", "-n", nameOf(netns), "qdisc", "delete", "dev", "eth0", "clsact"]);
+  await settled(["-n", nameOf(netns)], "eth0");
 }
 
 /** A plugin at the chain's end that writes down each call, then does what `extra` (Node) says. */
@@ -207,7 +229,7 @@ onNode(here, "a VMM of the tap's user attaches without capabilities, another use
 });
 
 onNode(here, "frames go both ways between the interface and the tap, past the namespace's own stack", async (t) => {
-  const { network, options, gateway } = await rig(t);
+  const { network, options, gateway, bridge } = await rig(t);
   const made = await network.setup(pod("a"), deadline);
   const [eth0] = made.interfaces;
   // A cable in the tap's place, at whose other end a namespace is what the guest will be: the same MAC, addresses and routes.
@@ -232,6 +254,7 @@ onNode(here, "frames go both ways between the interface and the tap, past the na
   ];
   await run(["ip", "-n", guest, "-batch", "-"], { input: `${inGuest.join("\n")}\n` });
 
+  await settled([], bridge);
   const port = await freePort();
   await serveIn(t, `/run/netns/${guest}`, greeter(port, "guest"));
   t.is(await ask(made.ips[0] ?? "", port), `guest ::ffff:${gateway}`);
@@ -268,11 +291,12 @@ onNode(
     const wire = [
       `link add up${tag} type veth peer name eth0 netns ${outside}`,
       `address add 10.254.254.1/24 dev up${tag}`,
+      `address add fd00:254::1/64 dev up${tag} nodad`,
       `link set up${tag} up`,
     ];
     await run(["ip", "-batch", "-"], { input: `${wire.join("\n")}\n` });
     await run(["ip", "-n", outside, "-batch", "-"], {
-      input: "address add 10.254.254.2/24 dev eth0\nlink set eth0 up\n",
+      input: "address add 10.254.254.2/24 dev eth0\naddress add fd00:254::2/64 dev eth0 nodad\nlink set eth0 up\n",
     });
 
     const hostPort = await freePort();
@@ -284,6 +308,7 @@ onNode(
     t.regex(await ask("127.0.0.1", hostPort), /^web /);
     t.regex(await ask("10.254.254.1", hostPort), /^web /);
     t.is(await askFrom(`/run/netns/${outside}`, "10.254.254.1", hostPort), "web ::ffff:10.254.254.2");
+    t.is(await askFrom(`/run/netns/${outside}`, "fd00:254::1", hostPort), "web fd00:254::2");
     t.regex(await askFrom(made.netns, "10.254.254.1", hostPort), /^web /, "hairpin");
 
     await network.teardown(request.podId, deadline);
@@ -432,13 +457,7 @@ onNode(
       `if (command === "ADD") require("node:child_process").spawnSync("sleep", ["1"]); fs.appendFileSync(${JSON.stringify(join(options.stateDir, "ended"))}, command + " "); answer();`,
     );
     const request = pod("a");
-    const script = `
-    import { createNetwork } from ${JSON.stringify(new URL("../../src/network/create.js", here).href)};
-    import { silentLogger } from ${JSON.stringify(new URL("../../src/host/log.js", here).href)};
-    const network = createNetwork({ ...${JSON.stringify({ ...options, logger: undefined })}, logger: silentLogger });
-    await network.open();
-    await network.setup(${JSON.stringify(request)}, 60000);`;
-    const server = spawn(process.execPath, ["--input-type=module", "-e", script], { stdio: "inherit" });
+    const server = serverMaking(options, request);
     await until("the plugin runs", 20_000, async () => (await calls()).length > 0);
     server.kill("SIGKILL");
 
@@ -487,3 +506,32 @@ onNode(here, "a server killed after DEL does not call it again", async (t) => {
   t.false((await run(["ip", "netns", "list"])).stdout.includes(nameOf(netns)));
   t.deepEqual(await again.list(), []);
 });
+
+onNode(
+  here,
+  "a server killed at any moment of setup: the next one finds what there is and leaves nothing of it",
+  async (t) => {
+    const { network, options, leaseDir } = await rig(t);
+    await network.setup(pod("first"), deadline); // so that the bridge and the shared chains are there
+    network.close();
+    const before = await traces(leaseDir);
+    const first = await network.list();
+    for (let round = 0; round < 16; round++) {
+      const request = pod(`round-${round}`);
+      const server = serverMaking(options, request);
+      const ended = new Promise((resolve) => server.once("exit", resolve));
+      await new Promise((resolve) => server.stdout?.once("data", resolve));
+      await sleep(round * 12); // over the whole of a setup, from the first record to ready
+      server.kill("SIGKILL");
+      await ended;
+
+      const again = createNetwork(options);
+      await again.open();
+      again.close();
+      t.true((await again.list()).every((id) => id === request.podId || first.includes(id)));
+      await again.teardown(request.podId, deadline);
+      t.deepEqual(await again.list(), first);
+      t.deepEqual(await traces(leaseDir), before, `round ${round}`);
+    }
+  },
+);
