@@ -5,7 +5,7 @@
  * usage: node test/run.mjs [SUITE…]      suites: lint rust unit contract e2e (default: all, in this order)
  */
 import { spawn } from "node:child_process";
-import { createWriteStream, mkdirSync, writeFileSync } from "node:fs";
+import { createWriteStream, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -88,6 +88,7 @@ function runPart({ name, argv, read }) {
   return new Promise((resolve) => {
     const env = { ...process.env };
     delete env.CARGO_TARGET_DIR; // this checkout's own
+    env.PATH = `${env.PATH}:${bundlePrograms()}`; // zstd and the like, where the host has none
     const child = spawn(argv[0], argv.slice(1), { cwd: root, env, stdio: ["ignore", "pipe", "pipe"] });
     const file = createWriteStream(log);
     const tail = [];
@@ -125,6 +126,12 @@ function runPart({ name, argv, read }) {
     child.once("error", (err) => finish(1, err.message));
     child.once("close", (code, signal) => finish(code ?? 1, signal ? `ended by ${signal}` : undefined));
   });
+}
+
+function bundlePrograms() {
+  const file = join(root, "build/test-tools.env");
+  const assets = existsSync(file) ? /^assets=(.*)$/m.exec(readFileSync(file, "utf8"))?.[1] : undefined;
+  return join(assets ?? "/var/lib/podvm/assets", "bundle/current/bin");
 }
 
 const wanted = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(suites);

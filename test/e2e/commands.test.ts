@@ -4,7 +4,7 @@ import { busybox } from "../support/manifests.js";
 import { left, snapshot } from "../support/node.js";
 import { suite } from "../support/suite.js";
 
-const { test, podvm } = suite();
+const { test, podvm } = suite({ images: "all" });
 
 test("podvm run: pulls, runs in a VM, passes output and exit code on, and leaves nothing", async (t) => {
   await podvm().cli(["run", "--quiet", busybox, "true"]);

@@ -4,7 +4,7 @@ import { busybox, containerConfig, random } from "../support/manifests.js";
 import { suite } from "../support/suite.js";
 import { until } from "../support/until.js";
 
-const { test, podvm } = suite();
+const { test, podvm } = suite({ images: "all" });
 
 test.before(async () => {
   await podvm().crictl.run("pull", busybox);

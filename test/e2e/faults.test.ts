@@ -7,7 +7,7 @@ import { left, snapshot } from "../support/node.js";
 import { suite } from "../support/suite.js";
 import { tool } from "../support/tools.js";
 
-const { test, podvm, server } = suite();
+const { test, podvm, server } = suite({ images: "all" });
 
 test("a configuration with an unknown key does not start, and names the key that was meant", async (t) => {
   const own = await server(t, { toml: { vm: "default_memory_mb = 512" } });

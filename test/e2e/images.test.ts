@@ -4,7 +4,7 @@ import { busybox, containerConfig } from "../support/manifests.js";
 import { suite } from "../support/suite.js";
 import { until } from "../support/until.js";
 
-const { test, podvm, images, server } = suite();
+const { test, podvm, images, server } = suite({ images: "all" });
 
 async function output(image: string, ...command: string[]): Promise<string> {
   const { crictl } = podvm();
@@ -68,7 +68,7 @@ test("of an index the image of this machine's platform is taken", async (t) => {
 });
 
 test("an image for other platforms only is refused with both named", async (t) => {
-  const said = await podvm().crictl.fails("pull", "ghcr.io/podvm-test/arm-only:1");
+  const said = await podvm().crictl.fails("pull", "ghcr.io/podvm-test/multi:arm");
   t.regex(said, /linux\/amd64/);
   t.regex(said, /arm64/);
 });

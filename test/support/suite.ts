@@ -12,18 +12,16 @@ export interface Suite {
   server(t: ExecutionContext, options?: PodvmOptions): Promise<Podvm>;
 }
 
-/**
- * Registers the hooks of an end-to-end test file. `options: null` starts no shared server.
- */
-export function suite(options: PodvmOptions | null = {}): Suite {
+/** Registers the hooks of an end-to-end test file. Its registry has busybox, or all test images where they are asked for. */
+export function suite(options: PodvmOptions & { images?: "busybox" | "all" } = {}): Suite {
   const test = anyTest.serial as unknown as TestFn;
   let images: TestImages | undefined;
   let podvm: Podvm | undefined;
 
   anyTest.before(async (t) => {
     t.timeout(300_000);
-    images = await TestImages.served();
-    if (options !== null) podvm = await Podvm.started({ mirror: images.url, ...options });
+    images = await TestImages.served(options.images ?? "busybox");
+    podvm = await Podvm.started({ mirror: images.url, ...options });
   });
   anyTest.after.always(async () => {
     await podvm?.destroy();

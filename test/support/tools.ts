@@ -19,6 +19,15 @@ export const projectRoot = findRoot();
 /** What `podvm` is in these tests: the main.js compiled together with them. */
 export const podvmMain = fileURLToPath(new URL("../../src/main.js", import.meta.url));
 
+/** The same, or undefined where the tools are not set up. */
+export function toolIfThere(name: Tool): string | undefined {
+  try {
+    return tool(name);
+  } catch {
+    return undefined;
+  }
+}
+
 let known: Map<string, string> | undefined;
 
 export type Tool = "crictl" | "docker-registry" | "busybox" | "assets";
