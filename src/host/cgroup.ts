@@ -52,13 +52,14 @@ export function expandCgroupParent(parent: string): string {
     const parts = parent.slice(0, -".slice".length).split("-");
     if (parts.some((part) => part === "")) throw bad("not a systemd slice name");
     const slices = parts.map((_, i) => `${parts.slice(0, i + 1).join("-")}.slice`);
-    return checkName(`/${slices.join("/")}`);
+    return checkCgroupName(`/${slices.join("/")}`);
   }
   if (!parent.startsWith("/")) throw bad("neither an absolute path nor a systemd slice");
-  return checkName(parent.length > 1 && parent.endsWith("/") ? parent.slice(0, -1) : parent);
+  return checkCgroupName(parent.length > 1 && parent.endsWith("/") ? parent.slice(0, -1) : parent);
 }
 
-function checkName(name: string): string {
+/** The name, or invalid_argument: "/part/part", nothing that could lead out of a hierarchy. */
+export function checkCgroupName(name: string): string {
   const parts = name.slice(1).split("/");
   const plain = parts.every((part) => /^[\w.:@=+~-]{1,255}$/.test(part) && part !== "." && part !== "..");
   if (!name.startsWith("/") || name.length > 2048 || !plain) {
@@ -95,7 +96,7 @@ export async function findHierarchies(mountinfo: string): Promise<Hierarchy[]> {
 
 function cgroupsOf(hierarchies: Hierarchy[]): Cgroups {
   const v2 = hierarchies.find((h) => h.version === 2);
-  const folder = (h: Hierarchy, name: string) => `${h.mountPoint}${checkName(name)}`;
+  const folder = (h: Hierarchy, name: string) => `${h.mountPoint}${checkCgroupName(name)}`;
   const folders = (name: string) => hierarchies.map((h) => folder(h, name));
   /** File of the hierarchy that has the controller. */
   const file = async (controller: string, name: string, leaf: string) => {
@@ -113,7 +114,7 @@ function cgroupsOf(hierarchies: Hierarchy[]): Cgroups {
     pids,
 
     async make(name) {
-      for (const hierarchy of hierarchies) await makeLevels(hierarchy, checkName(name));
+      for (const hierarchy of hierarchies) await makeLevels(hierarchy, checkCgroupName(name));
       return folders(name);
     },
 

@@ -2,7 +2,7 @@
 import { access, mkdir, rm } from "node:fs/promises";
 import { type Assets, bundleTool } from "../../host/assets.js";
 import { Budget } from "../../host/budget.js";
-import { type Cgroups, openCgroups } from "../../host/cgroup.js";
+import { type Cgroups, checkCgroupName, openCgroups } from "../../host/cgroup.js";
 import { messageOf, PodvmError } from "../../host/errors.js";
 import { readFileIfThere } from "../../host/files.js";
 import type { Logger } from "../../host/log.js";
@@ -53,6 +53,7 @@ class QemuVmm implements Vmm {
 
   async start(spec: VmSpec, deadlineMs: number): Promise<Vm> {
     const budget = new Budget(deadlineMs, `start of VM ${spec.id.slice(0, 12)}`);
+    checkCgroupName(spec.cgroup);
     const before = await readPidFile(pidFile(spec));
     if (before && (await isAlive(before))) {
       throw new PodvmError("already_exists", `VM ${spec.id} runs already, as process ${before.pid}: adopt it`);
