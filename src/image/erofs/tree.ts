@@ -141,7 +141,8 @@ function implicitDirectory(): TreeNode {
 }
 
 function makeNode(entry: LayerEntry, layer: number): TreeNode {
-  const { kind, mode, uid, gid, mtime, mtimeNsec, size, offset, link, major, minor, xattrs } = entry;
+  const { kind, uid, gid, mtime, mtimeNsec, size, offset, link, major, minor, xattrs } = entry;
+  const mode = kind === "symlink" ? 0o777 : entry.mode; // Linux knows no other for them
   if (kind === "hardlink" || kind === "whiteout" || kind === "opaque")
     throw new PodvmError("internal", `node of ${kind}`);
   const children = kind === "directory" ? new Map<string, TreeNode>() : noChildren;
