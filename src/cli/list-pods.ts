@@ -18,7 +18,10 @@ export interface ListedPod {
   /** Process id of the VMM, where it runs. */
   vmPid?: number;
   vmm?: string;
-  guestKernel?: string;
+  memoryMib?: number;
+  vcpus?: number;
+  /** What the VM costs this machine now: the VMM's proportional set size. */
+  hostMemoryPss?: number;
   containers: ListedContainer[];
 }
 
@@ -121,17 +124,22 @@ const stateNames: Partial<Record<ContainerState, string>> = {
   [ContainerState.CONTAINER_EXITED]: "exited",
 };
 
-/** What the verbose status says of the VM: its "info" value is JSON with pid, vmm and guestKernel. */
-export function vmInfo(info: Record<string, string>): Pick<ListedPod, "vmPid" | "vmm" | "guestKernel"> {
+type VmInfo = Pick<ListedPod, "vmPid" | "vmm" | "memoryMib" | "vcpus" | "hostMemoryPss">;
+
+/** What the verbose status says of the VM: its "info" value is JSON. Another runtime's says something else. */
+export function vmInfo(info: Record<string, string>): VmInfo {
   let said: Record<string, unknown>;
   try {
     said = JSON.parse(info.info ?? "{}") as Record<string, unknown>;
   } catch {
     return {};
   }
-  const out: Pick<ListedPod, "vmPid" | "vmm" | "guestKernel"> = {};
-  if (typeof said.pid === "number" && said.pid > 0) out.vmPid = said.pid;
+  const out: VmInfo = {};
+  const positive = (value: unknown): value is number => typeof value === "number" && value > 0;
+  if (positive(said.pid)) out.vmPid = said.pid;
   if (typeof said.vmm === "string") out.vmm = said.vmm;
-  if (typeof said.guestKernel === "string") out.guestKernel = said.guestKernel;
+  if (positive(said.memoryMib)) out.memoryMib = said.memoryMib;
+  if (positive(said.vcpus)) out.vcpus = said.vcpus;
+  if (positive(said.hostMemoryPss)) out.hostMemoryPss = said.hostMemoryPss;
   return out;
 }

@@ -52,7 +52,11 @@ export class ProgressLine {
     const before = this.#items.get(progress.item)?.state;
     this.#items.set(progress.item, progress);
     if (this.#terminal) this.#draw();
-    else if (progress.state !== before && (progress.state === "done" || progress.state === "exists")) {
+    else if (
+      isLayer(progress) &&
+      progress.state !== before &&
+      (progress.state === "done" || progress.state === "exists")
+    ) {
       const how = progress.state === "exists" ? "is here already" : size(Number(progress.totalBytes));
       process.stderr.write(`${printable(progress.item).slice(0, 19)} ${how}\n`);
     }
@@ -73,9 +77,12 @@ export class ProgressLine {
   }
 }
 
+/** Layers are named by digest; the rest are "manifest" and "index". */
+const isLayer = (progress: PullProgress) => progress.item.includes(":");
+
 /** "2/5 layers, 12.3 MiB of 40.1 MiB, unpacking". */
 export function summary(items: PullProgress[]): string {
-  const layers = items.filter((item) => item.item.includes(":"));
+  const layers = items.filter(isLayer);
   if (layers.length === 0) return "resolving";
   const finished = layers.filter((layer) => layer.state === "done" || layer.state === "exists");
   const loading = layers.filter((layer) => layer.state !== "exists");

@@ -66,7 +66,7 @@ export interface Config {
     registries: Record<string, RegistryConfig>;
   };
   policy: {
-    /** Kubernetes namespaces whose pods may ask for the host's namespaces. */
+    /** Kubernetes namespaces whose pods may ask for the host's namespaces; there is no backend for such pods yet. */
     hostNamespaces: string[];
   };
 }

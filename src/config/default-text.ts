@@ -60,7 +60,7 @@ export function defaultConfigText(): string {
 #insecure_tls = false
 
 [policy]
-# Namespaces whose pods may use the host's network, PID or IPC namespace.
+# Namespaces whose pods may use the host's network, PID or IPC namespace. Not in effect in this version, which refuses all such pods.
 #host_namespaces = ["kube-system"]
 `;
 }

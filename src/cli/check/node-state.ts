@@ -119,9 +119,6 @@ export function configRelaxations(config: Config): Finding[] {
       ),
     );
   }
-  if (config.policy.hostNamespaces.length > 0) {
-    findings.push(ok("host namespaces", `allowed for pods of ${config.policy.hostNamespaces.join(", ")}`));
-  }
   return findings;
 }
 

@@ -54,7 +54,7 @@ test("a pod is meant by id, by its beginning, by name, by namespace and name", (
 });
 
 test("the VM's part of a verbose status, also when it is something else", (t) => {
-  t.deepEqual(vmInfo({ info: '{"pid": 42, "vmm": "qemu", "more": 1}' }), { vmPid: 42, vmm: "qemu" });
+  t.deepEqual(vmInfo({ info: '{"pid": 42, "vmm": "qemu", "vcpus": 0, "more": 1}' }), { vmPid: 42, vmm: "qemu" });
   t.deepEqual(vmInfo({}), {});
   t.deepEqual(vmInfo({ info: "no json" }), {});
 });
