@@ -3,6 +3,7 @@
  * iptables rules are made in nobody's tables and are gone with the last process.
  */
 import { spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { mkdtempSync, realpathSync } from "node:fs";
 import { readdir, readFile, rm } from "node:fs/promises";
 import { type AddressInfo, connect, createServer, type Server } from "node:net";
@@ -44,7 +45,7 @@ async function runInside(file: string): Promise<Inside> {
   const prepare =
     "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && ip link set lo up && " +
     'mknod -m 0666 "$1" c 10 200 && mount --bind "$1" /dev/net/tun && rm "$1" && shift && exec "$@"';
-  const tun = join(tmpdir(), `podvm-tun-${process.pid}`);
+  const tun = join(tmpdir(), `podvm-tun-${randomBytes(6).toString("hex")}`);
   const ava = [process.execPath, join(projectRoot, "node_modules/ava/entrypoints/cli.mjs")];
   const child = spawn(
     "unshare",
