@@ -2,7 +2,7 @@ import { parse as parseToml, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { PodvmError } from "../host/errors.js";
 import type { Config, RegistryConfig } from "./config.js";
-import { type FileConfig, fileSchema, maxSocketPath } from "./schema.js";
+import { type FileConfig, fileSchema } from "./schema.js";
 import { tomlPath, unknownKeys } from "./unknown.js";
 
 const maxFileBytes = 1 << 20;
@@ -60,9 +60,6 @@ function shown(value: unknown): string {
   return text.length > 120 ? `${text.slice(0, 120)}…` : text;
 }
 
-/** A socket that is not given lies in run_dir, so that one key moves a whole instance. */
-const socketOf = (file: FileConfig) => file.socket ?? `${file.run_dir}/podvm.sock`;
-
 /** What no single key's check can see. */
 function contradictions(file: FileConfig): string[] {
   const faults: string[] = [];
@@ -75,12 +72,6 @@ function contradictions(file: FileConfig): string[] {
   if (file.state_dir === file.run_dir) {
     faults.push(
       `run_dir: wanted a folder of its own on a tmpfs, found the same as state_dir (${file.state_dir}); sockets do not belong with what survives a reboot`,
-    );
-  }
-  const socketBytes = Buffer.byteLength(socketOf(file));
-  if (socketBytes > maxSocketPath) {
-    faults.push(
-      `socket: wanted a path of at most ${maxSocketPath} bytes, found ${socketBytes} (${socketOf(file)}); set socket, or a shorter run_dir`,
     );
   }
   for (const [name, registry] of Object.entries(file.image.registries)) {
@@ -106,7 +97,7 @@ function toConfig(file: FileConfig): Config {
   return {
     stateDir: file.state_dir,
     runDir: file.run_dir,
-    socket: socketOf(file),
+    socket: file.socket ?? `${file.run_dir}/podvm.sock`,
     socketMode: Number.parseInt(file.socket_mode, 8),
     ...(file.socket_group === undefined ? {} : { socketGroup: file.socket_group }),
     assetsDir: file.assets_dir ?? `${file.state_dir}/assets`,

@@ -110,11 +110,13 @@ const policy = v.object(
 );
 
 /** A unix socket's path holds 107 bytes (sun_path, unix(7)). */
-export const maxSocketPath = 107;
+const maxSocketPath = 107;
+/** What leaves room for a VM's sockets: <run_dir>/vms/<20 digits>/agent.sock. */
+const maxRunDir = 64;
 
 export const fileSchema = v.object({
   state_dir: v.optional(path(), "/var/lib/podvm"),
-  run_dir: v.optional(path(), "/run/podvm"),
+  run_dir: v.optional(path(maxRunDir), "/run/podvm"),
   socket: v.optional(path(maxSocketPath)),
   socket_mode: v.optional(matching(/^0?[0-7]{3}$/, 'permission bits in octal, as text: "0600"'), "0600"),
   socket_group: v.optional(matching(/^([a-z_][a-z0-9_-]{0,31}|[0-9]{1,10})$/, "a group's name or number, as text")),

@@ -140,7 +140,11 @@ for (const [what, text, expected] of [
   ["a text for a list", "[network]\nbin_dirs = '/x'", 'wanted a list of absolute paths, found "/x"'],
   ["a path with ..", "state_dir = '/a/../b'", "wanted an absolute path without . or .. parts"],
   ["a socket path that no socket can have", `socket = '/${"a".repeat(120)}'`, "at most 107 bytes"],
-  ["a run_dir too long for its socket", `run_dir = '/${"a".repeat(100)}'`, "set socket, or a shorter run_dir"],
+  [
+    "a run_dir too long for its sockets",
+    `run_dir = '/${"a".repeat(100)}'`,
+    "run_dir: wanted a path of at most 64 bytes",
+  ],
   ["a mode that is no octal text", "socket_mode = '0999'", "permission bits in octal"],
   ["a mirror that is no URL", "[image.registries.'*']\nmirrors = ['ftp://x']", "https://host[:port][/prefix]"],
   ["a mirror with credentials", "[image.registries.'*']\nmirrors = ['https://u:p@x']", "without user"],
