@@ -53,13 +53,12 @@ export async function endLocked(ctx: PodContext, container: Container, exit: Exi
 async function finishLog(ctx: PodContext, container: Container): Promise<void> {
   const { pump, document } = container;
   if (!pump) return;
+  const vmAlive = ctx.registry.findPod(document.podId)?.vm !== undefined;
+  if (!vmAlive) await pump.end(DRAIN_MS); // what has arrived is all there will be
   document.logComplete = await pump.drained(DRAIN_MS);
-  if (!document.logComplete) {
+  if (!document.logComplete && vmAlive) {
     ctx.logger.warn("output still arrives after the container's end; its log is completed in the background", {
       container: container.id,
     });
-    return;
   }
-  await pump.close();
-  container.pump = undefined;
 }

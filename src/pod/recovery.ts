@@ -92,6 +92,10 @@ async function dropHalfMadeContainers(ctx: PodContext, pod: Pod): Promise<void> 
 async function adopt(ctx: PodContext, pod: Pod, vm: Vm): Promise<void> {
   pod.vm = vm;
   ctx.watchVm(pod, vm);
+  // Before the first event: a container's end waits for its log.
+  for (const container of ctx.registry.containersOf(pod.id)) {
+    if (!container.document.logComplete) await startPump(ctx, pod, container);
+  }
   await compareWithGuest(ctx, pod);
 }
 
@@ -101,7 +105,7 @@ export async function compareWithGuest(ctx: PodContext, pod: Pod): Promise<void>
   const inGuest = new Map(containers.map((info) => [info.containerId, info]));
   for (const container of ctx.registry.containersOf(pod.id)) {
     if (container.document.state === "creating") continue; // its creation is under way
-    await compare(ctx, pod, container, inGuest.get(container.id));
+    await compare(ctx, container, inGuest.get(container.id));
   }
   for (const id of inGuest.keys()) {
     if (ctx.registry.findContainer(id)) continue;
@@ -110,14 +114,8 @@ export async function compareWithGuest(ctx: PodContext, pod: Pod): Promise<void>
   }
 }
 
-async function compare(
-  ctx: PodContext,
-  pod: Pod,
-  container: Container,
-  info: ContainerInfo | undefined,
-): Promise<void> {
+async function compare(ctx: PodContext, container: Container, info: ContainerInfo | undefined): Promise<void> {
   const { document } = container;
-  if (info && !container.pump && !document.logComplete) await startPump(ctx, pod, container);
   if (document.state === "exited") return;
   if (!info) {
     await endContainer(ctx, container.id, {

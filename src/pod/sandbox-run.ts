@@ -37,7 +37,10 @@ export async function runSandbox(ctx: PodContext, config: PodConfig): Promise<Po
       await ctx.podDocuments.put(pod.document);
       await bringUp(ctx, pod, vmm, undo);
       return pod;
-    } catch (err) {
+    } catch (cause) {
+      // A VM that died tells more than the broken link which it left behind.
+      const died = pod.document.message;
+      const err = died ? new PodvmError("unavailable", died, { cause }) : cause;
       await giveUp(ctx, pod, undo, err);
       throw err;
     }
@@ -109,7 +112,7 @@ async function bringUp(ctx: PodContext, pod: Pod, vmm: Vmm, undo: UndoStack): Pr
   if (!pod.session) throw new PodvmError("internal", "no session with the agent was opened");
   const agent = await pod.session.agent(ctx.settings.startTimeoutMs);
   await agent.configureSandbox(sandboxRequest(document, document.network));
-  if (document.phase !== "creating") throw new PodvmError("unavailable", document.message); // the VM died meanwhile
+  if (document.message) throw new PodvmError("unavailable", document.message); // the VM died meanwhile
   document.phase = "ready";
   await ctx.podDocuments.put(document);
 }

@@ -17,7 +17,6 @@ export async function onVmDeath(ctx: PodContext, pod: Pod, exit: VmExit): Promis
   void pod.session?.close();
   pod.vm = undefined;
   if (!created) return; // RunPodSandbox is at work, sees this, and undoes all
-  for (const container of ctx.registry.containersOf(pod.id)) container.pump?.abandon();
   await ctx.podDocuments.put(document);
   const end = { exitCode: 137, reason: "VmDied", message: document.message };
   await Promise.all(ctx.registry.containersOf(pod.id).map((container) => endContainer(ctx, container.id, end)));
