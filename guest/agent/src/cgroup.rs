@@ -1,0 +1,205 @@
+//! Control groups (v2): one for each container, one below it for each command, and one for crun itself while it works.
+
+use crate::sys;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Where groups can be made, and what they can do.
+pub enum Cgroups {
+    /// Controllers: crun applies the limits. `mount` is where cgroup2 is mounted, `base` the agent's folder below it.
+    Full { mount: PathBuf, base: String },
+    /// A cgroup2 without controllers (hosts of cgroup v1): no limits, but whole trees can be killed.
+    Bare { base: PathBuf },
+    /// None at all.
+    Absent,
+}
+
+const WANTED: &str = "+cpu +memory +pids +io +cpuset +hugetlb";
+
+impl Cgroups {
+    /// In a VM: all of /sys/fs/cgroup is ours.
+    pub fn of_vm() -> io::Result<Self> {
+        let mount = PathBuf::from("/sys/fs/cgroup");
+        enable(&mount)?;
+        let base = mount.join("podvm");
+        fs::create_dir_all(&base)?;
+        enable(&base)?;
+        Ok(Cgroups::Full { mount, base: "podvm".into() })
+    }
+
+    /// On a host: what is mounted there.
+    pub fn of_host() -> io::Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        let Some(mount) = mounts.lines().find_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let (target, kind) = (fields.next()?, fields.next()?);
+            (kind == "cgroup2").then(|| PathBuf::from(target))
+        }) else {
+            return Ok(Cgroups::Absent);
+        };
+        let name = format!("podvm-agent-{}", std::process::id());
+        let base = mount.join(&name);
+        if fs::create_dir(&base).is_err() {
+            return Ok(Cgroups::Absent);
+        }
+        let controllers = fs::read_to_string(mount.join("cgroup.controllers"))?;
+        if ["cpu", "memory", "pids"].iter().all(|c| controllers.split_whitespace().any(|found| found == *c)) {
+            enable(&base)?;
+            return Ok(Cgroups::Full { mount, base: name });
+        }
+        Ok(Cgroups::Bare { base })
+    }
+
+    fn base(&self) -> Option<PathBuf> {
+        match self {
+            Cgroups::Full { mount, base } => Some(mount.join(base)),
+            Cgroups::Bare { base } => Some(base.clone()),
+            Cgroups::Absent => None,
+        }
+    }
+
+    /// The folder of a container's group.
+    pub fn container(&self, id: &str) -> Option<PathBuf> {
+        self.base().map(|base| base.join(format!("c-{id}")))
+    }
+
+    /// `linux.cgroupsPath`; None where crun shall leave cgroups alone.
+    pub fn crun_path(&self, id: &str) -> Option<String> {
+        match self {
+            Cgroups::Full { base, .. } => Some(format!("/{base}/c-{id}")),
+            _ => None,
+        }
+    }
+
+    /// A group for crun and what it forks before it moves that into the container's, `name` unique. Makes it.
+    pub fn work(&self, name: &str) -> io::Result<Option<PathBuf>> {
+        let Some(base) = self.base() else { return Ok(None) };
+        let dir = base.join(format!("x-{name}"));
+        fs::create_dir(&dir)?;
+        Ok(Some(dir))
+    }
+
+    /// Removes the agent's folder (as a process of a host, at its end).
+    pub fn remove(&self) {
+        if let Some(base) = self.base() {
+            remove_tree(&base);
+        }
+    }
+}
+
+fn enable(dir: &Path) -> io::Result<()> {
+    let available = fs::read_to_string(dir.join("cgroup.controllers"))?;
+    for controller in WANTED.split(' ').filter(|c| available.split_whitespace().any(|a| a == &c[1..])) {
+        fs::write(dir.join("cgroup.subtree_control"), controller)?;
+    }
+    Ok(())
+}
+
+/// All processes of a group and of those below it.
+pub fn processes(dir: &Path) -> Vec<libc::pid_t> {
+    let mut found: Vec<libc::pid_t> = fs::read_to_string(dir.join("cgroup.procs"))
+        .map(|text| text.lines().filter_map(|l| l.parse().ok()).collect())
+        .unwrap_or_default();
+    for child in children(dir) {
+        found.extend(processes(&child));
+    }
+    found
+}
+
+fn children(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+}
+
+/// Kills all processes of a group and those below, and waits until none is left. Ok where there is no such group.
+pub async fn kill(dir: &Path, within: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + within;
+    let mut pause = 1;
+    while dir.exists() && populated(dir)? {
+        match fs::write(dir.join("cgroup.kill"), "1") {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        if Instant::now() > deadline {
+            let left = processes(dir);
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("processes survive SIGKILL: {left:?}")));
+        }
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        pause = (pause * 2).min(50);
+    }
+    Ok(())
+}
+
+fn populated(dir: &Path) -> io::Result<bool> {
+    match fs::read_to_string(dir.join("cgroup.events")) {
+        Ok(text) => Ok(value(&text, "populated") == Some(1)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ENODEV) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Signals every process of a group. Those that have gone meanwhile are no error.
+pub fn signal(dir: &Path, signal: i32) {
+    for pid in processes(dir) {
+        unsafe { libc::kill(pid, signal) };
+    }
+}
+
+/// Moves what is left in `from` to `to`, and removes `from`; false where that is not possible (yet).
+pub fn dissolve(from: &Path, to: &Path) -> bool {
+    for pid in processes(from) {
+        if fs::write(to.join("cgroup.procs"), pid.to_string()).is_err() {
+            break;
+        }
+    }
+    remove_tree(from)
+}
+
+/// Removes a group and those below. False where processes are left in it.
+pub fn remove_tree(dir: &Path) -> bool {
+    for child in children(dir) {
+        remove_tree(&child);
+    }
+    match fs::remove_dir(dir) {
+        Ok(()) => true,
+        Err(e) => e.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+/// The value of a key in a "key value" file such as memory.events.
+pub fn value(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// Number of processes of the group that the kernel killed for lack of memory.
+pub fn oom_kills(dir: &Path) -> u64 {
+    fs::read_to_string(dir.join("memory.events")).ok().and_then(|text| value(&text, "oom_kill")).unwrap_or(0)
+}
+
+/// An open cgroup.procs: a child writes "0" to it between fork and exec.
+pub fn procs_file(dir: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().write(true).open(dir.join("cgroup.procs"))
+}
+
+/// Makes a group where there is none yet.
+pub fn make(dir: &Path) -> io::Result<()> {
+    match sys::check(unsafe { libc::mkdir(sys::cpath(dir)?.as_ptr(), 0o755) }) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_matched_whole() {
+        let text = "low 0\noom 2\noom_kill 3\noom_group_kill 1\n";
+        assert_eq!(value(text, "oom"), Some(2));
+        assert_eq!(value(text, "oom_kill"), Some(3));
+        assert_eq!(value(text, "max"), None);
+    }
+}

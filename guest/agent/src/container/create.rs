@@ -1,0 +1,275 @@
+//! CreateContainer: image, root file system, config.json, `crun create`.
+
+use super::input::Input;
+use super::output::Output;
+use super::{remove, watch, Container, MOST};
+use crate::agent::Agent;
+use crate::crun::{Call, Failed, Streams};
+use crate::fail::{internal, invalid, precondition, Doing};
+use crate::ids::{check_id, check_serial};
+use crate::pb::agent::v1::{CreateContainerRequest, CreateContainerResponse, PidNamespace, Stream, UserSpec};
+use crate::pb::oci::v1::{Process, Spec};
+use crate::rootfs::Rootfs;
+use crate::tube::{Console, Tube};
+use crate::users::Identity;
+use crate::{reaper, spec, sys, users};
+use prost::Message;
+use std::fs;
+use std::hash::BuildHasher;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tonic::Status;
+
+const TERMINAL_WITHIN: Duration = Duration::from_secs(30);
+
+/// Makes the container, or answers as before where the same request made it. After a failure nothing is left.
+pub async fn create(agent: &Arc<Agent>, request: CreateContainerRequest) -> Result<CreateContainerResponse, Status> {
+    check(agent, &request)?;
+    let id = request.container_id.clone();
+    let fingerprint = agent.hasher.hash_one(request.encode_to_vec());
+    let _lock = agent.containers.lock(&id).await;
+    if let Some(existing) = agent.containers.find(&id) {
+        if existing.request == fingerprint {
+            return Ok(existing.answer.clone());
+        }
+        return Err(Status::already_exists(format!("container {id:?} was made by another request")));
+    }
+    if agent.containers.all().len() >= MOST {
+        return Err(Status::resource_exhausted(format!("wanted at most {MOST} containers, found as many")));
+    }
+    let serial = request.image.as_ref().map(|i| i.serial.clone()).unwrap_or_default();
+    let lower = agent.images.acquire(&agent.setup, &serial).await.doing(|| format!("image of container {id:?}"))?;
+    match build(agent, request, fingerprint, &lower).await {
+        Ok(answer) => Ok(answer),
+        Err(status) => {
+            if let Err(e) = remove::undo(agent, &id).await {
+                crate::log::error(format!("after the failed creation of {id}: {e}"));
+            }
+            agent.images.release(&serial).await;
+            Err(status)
+        }
+    }
+}
+
+fn check(agent: &Agent, request: &CreateContainerRequest) -> Result<(), Status> {
+    check_id("container_id", &request.container_id)?;
+    let serial = request.image.as_ref().map_or("", |image| image.serial.as_str());
+    match serial.strip_prefix("dir:") {
+        Some(dir) if !agent.setup.is_vm() => {
+            // These would be taken for separators in the options of overlay.
+            if !Path::new(dir).is_absolute() || dir.contains([',', ':', '\\', '\0']) {
+                return Err(invalid(format!("image.serial: wanted dir:/absolute/path without [,:\\], found {serial:?}")));
+            }
+        }
+        _ => check_serial(serial)?,
+    }
+    spec::check(request.spec.as_ref().ok_or_else(|| invalid("spec: wanted one, found none"))?)?;
+    if agent.sandbox.pod_id().is_empty() {
+        return Err(precondition("wanted ConfigureSandbox before the first container"));
+    }
+    Ok(())
+}
+
+async fn build(
+    agent: &Arc<Agent>,
+    request: CreateContainerRequest,
+    fingerprint: u64,
+    lower: &Path,
+) -> Result<CreateContainerResponse, Status> {
+    let id = &request.container_id;
+    let setup = &agent.setup;
+    let bundle = setup.bundle(id);
+    let layer = setup.layer(id);
+    let rootfs = bundle.join("rootfs");
+    make_rootfs(lower, &layer, &rootfs).doing(|| "root file system")?;
+    let root = Rootfs::open(&rootfs).doing(|| "root file system")?;
+    let identity = who(&root, request.user.clone().unwrap_or_default())?;
+    copy_pod_files(&setup.pod_files(), &bundle).doing(|| "hosts, resolv.conf, hostname")?;
+
+    let facts = spec::Facts {
+        rootfs: &rootfs,
+        files: &bundle,
+        shm: &setup.shm(),
+        identity: &identity,
+        pid_namespace: pid_namespace(agent, &request)?,
+        cgroups_path: setup.cgroups.crun_path(id),
+    };
+    let spec = spec::complete(request.spec.clone().unwrap_or_default(), &facts);
+    let process = spec.process.clone().unwrap_or_default();
+    root.make_dir(&process.cwd).doing(|| format!("working directory {:?}", process.cwd))?;
+    write_config(&spec, &bundle).doing(|| "config.json")?;
+
+    let cgroup = setup.cgroups.container(id);
+    let streams = run_crun(agent, &request, &process, &bundle).await?;
+    let pid = read_pid(&bundle.join("pid")).doing(|| "pid file of crun")?;
+    let waiter = reaper::adopt(pid);
+    let output = Output::new(request.spool_size);
+    output.pump(Stream::Stdout, streams.stdout);
+    output.pump(Stream::Stderr, streams.stderr);
+    let answer = CreateContainerResponse {
+        uid: identity.uid,
+        gid: identity.gid,
+        groups: identity.groups.clone(),
+        pid: pid as u32,
+    };
+    let container = Arc::new(Container {
+        id: id.clone(),
+        request: fingerprint,
+        answer: answer.clone(),
+        pid,
+        created_ns: sys::now_ns(),
+        process,
+        image: request.image.map(|i| i.serial).unwrap_or_default(),
+        cgroup,
+        layer,
+        output,
+        input: Input::new(streams.stdin, streams.terminal.is_some(), request.stdin_once),
+        terminal: streams.terminal,
+        started_ns: Mutex::new(0),
+        exit: tokio::sync::watch::Sender::new(None),
+        usage: Default::default(),
+    });
+    agent.containers.insert(container.clone());
+    watch::start(agent, container, waiter);
+    Ok(answer)
+}
+
+/// The image below, a writable layer above. The layer lives no longer than the container, so it need not survive a crash: volatile
+/// spares its syncs.
+fn make_rootfs(lower: &Path, layer: &Path, rootfs: &Path) -> io::Result<()> {
+    let (upper, work) = (layer.join("upper"), layer.join("work"));
+    fs::create_dir_all(rootfs)?;
+    fs::create_dir_all(&upper)?;
+    fs::create_dir_all(&work)?;
+    let meta = fs::metadata(lower)?;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    fs::set_permissions(&upper, fs::Permissions::from_mode(meta.mode() & 0o7777))?;
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={},volatile",
+        lower.display(),
+        upper.display(),
+        work.display()
+    );
+    sys::mount("overlay", rootfs, "overlay", 0, &options)
+}
+
+fn who(root: &Rootfs, user: UserSpec) -> Result<Identity, Status> {
+    let passwd = root.text("/etc/passwd").map_err(|e| precondition(format!("the image's /etc/passwd: {e}")))?;
+    let group = root.text("/etc/group").map_err(|e| precondition(format!("the image's /etc/group: {e}")))?;
+    users::resolve(&user, &passwd, &group).map_err(|e| invalid(format!("user: {e}")))
+}
+
+fn copy_pod_files(pod: &Path, bundle: &Path) -> io::Result<()> {
+    for name in ["hosts", "resolv.conf", "hostname"] {
+        fs::copy(pod.join(name), bundle.join(name))?;
+    }
+    Ok(())
+}
+
+fn pid_namespace(agent: &Agent, request: &CreateContainerRequest) -> Result<Option<String>, Status> {
+    let joined = |pid: libc::pid_t| Ok(Some(format!("/proc/{pid}/ns/pid")));
+    match request.pid_namespace() {
+        PidNamespace::Container => Ok(Some(String::new())),
+        PidNamespace::Node => Ok(None),
+        PidNamespace::Pod => match agent.sandbox.pid_holder() {
+            Some(pid) => joined(pid),
+            None => Err(precondition("pid_namespace POD: wanted a sandbox with shared_pid_namespace")),
+        },
+        PidNamespace::Target => {
+            let target = agent.containers.get(&request.pid_target_container_id)?;
+            if target.exit_record().is_some() {
+                return Err(precondition(format!("pid_namespace TARGET: container {:?} has exited", target.id)));
+            }
+            joined(target.pid)
+        }
+    }
+}
+
+fn write_config(spec: &Spec, bundle: &Path) -> io::Result<()> {
+    let text = serde_json::to_vec(spec).map_err(io::Error::other)?;
+    fs::write(bundle.join("config.json"), text)
+}
+
+/// The agent's ends.
+struct Ends {
+    stdin: Option<Tube>,
+    stdout: Option<Tube>,
+    stderr: Option<Tube>,
+    terminal: Option<Tube>,
+}
+
+async fn run_crun(agent: &Agent, request: &CreateContainerRequest, process: &Process, bundle: &Path) -> Result<Ends, Status> {
+    let setup = &agent.setup;
+    let group = bare_group(agent, request)?;
+    let call = Call::new(setup, "create").option("--bundle", bundle).option("--pid-file", bundle.join("pid")).group(group);
+    if process.terminal {
+        let console = Console::listen(agent.socket_path()).doing(|| "console socket")?;
+        let call = call.option("--console-socket", console.path()).arg(&request.container_id);
+        let receiving = tokio::time::timeout(TERMINAL_WITHIN, console.receive());
+        tokio::pin!(receiving);
+        let running = call.run();
+        tokio::pin!(running);
+        let terminal = tokio::select! {
+            result = &mut running => {
+                result.map_err(crun_status)?;
+                receiving.await
+            }
+            terminal = &mut receiving => {
+                running.await.map_err(crun_status)?;
+                terminal
+            }
+        };
+        let terminal = terminal.doing(|| "terminal from crun")?.doing(|| "terminal from crun")?;
+        let stdin = request.stdin.then(|| terminal.clone());
+        return Ok(Ends { stdin, stdout: Some(terminal.clone()), stderr: None, terminal: Some(terminal) });
+    }
+    let (out, child_out) = output_pipe().doing(|| "pipe")?;
+    let (err, child_err) = output_pipe().doing(|| "pipe")?;
+    let (stdin, child_in) = if request.stdin { input_pipe().map(|(a, b)| (Some(a), Some(b))) } else { Ok((None, None)) }
+        .doing(|| "pipe")?;
+    let streams = Streams { stdin: child_in, stdout: Some(child_out), stderr: Some(child_err) };
+    call.streams(streams).arg(&request.container_id).run().await.map_err(crun_status)?;
+    Ok(Ends { stdin, stdout: Some(out), stderr: Some(err), terminal: None })
+}
+
+/// Where crun does not place processes itself, crun runs in the container's group, and its children stay there.
+fn bare_group(agent: &Agent, request: &CreateContainerRequest) -> Result<Option<PathBuf>, Status> {
+    let cgroups = &agent.setup.cgroups;
+    if cgroups.crun_path(&request.container_id).is_some() {
+        return Ok(None);
+    }
+    let Some(dir) = cgroups.container(&request.container_id) else { return Ok(None) };
+    crate::cgroup::make(&dir).doing(|| "cgroup")?;
+    Ok(Some(dir))
+}
+
+/// (agent's end, child's end) of a pipe that the child writes.
+pub fn output_pipe() -> io::Result<(Tube, OwnedFd)> {
+    let (read, write) = sys::pipe()?;
+    Ok((Tube::new(read)?, write))
+}
+
+/// (agent's end, child's end) of a pipe that the child reads.
+pub fn input_pipe() -> io::Result<(Tube, OwnedFd)> {
+    let (read, write) = sys::pipe()?;
+    Ok((Tube::new(write)?, read))
+}
+
+/// A command that cannot be run is the caller's mistake, all else ours.
+fn crun_status(failed: Failed) -> Status {
+    match failed.shell_code() {
+        Some(_) => invalid(failed.message),
+        None => internal("container", failed),
+    }
+}
+
+pub fn read_pid(file: &Path) -> io::Result<libc::pid_t> {
+    let text = fs::read_to_string(file)?;
+    match text.trim().parse() {
+        Ok(pid) if pid > 1 => Ok(pid),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{text:?} is no pid"))),
+    }
+}

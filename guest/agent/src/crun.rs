@@ -1,0 +1,217 @@
+//! Runs crun: the only place that knows its command line.
+
+use crate::cgroup;
+use crate::ids::shorten;
+use crate::reaper;
+use crate::setup::Setup;
+use crate::{log, sys};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Longest that a crun may take; it never waits for a container.
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// What the first process of the container or command gets; None is /dev/null.
+#[derive(Default)]
+pub struct Streams {
+    pub stdin: Option<OwnedFd>,
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+}
+
+/// Exit code and last words of a crun that failed.
+#[derive(Debug)]
+pub struct Failed {
+    pub code: i32,
+    pub message: String,
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "crun: {} (exit code {})", self.message, self.code)
+    }
+}
+
+impl Failed {
+    fn new(message: impl Into<String>) -> Self {
+        Failed { code: 255, message: message.into() }
+    }
+
+    /// What a shell would say of a command that cannot be run: 127 not found, 126 not executable; None: another failure.
+    pub fn shell_code(&self) -> Option<i32> {
+        let text = self.message.to_ascii_lowercase();
+        let of_command = text.contains("executable") || text.contains("exec") || text.contains("open `");
+        if of_command && (text.contains("not found") || text.contains("no such file")) {
+            return Some(127);
+        }
+        if of_command && (text.contains("permission denied") || text.contains("exec format") || text.contains("is a directory")) {
+            return Some(126);
+        }
+        None
+    }
+}
+
+/// One call of crun.
+pub struct Call<'a> {
+    setup: &'a Setup,
+    args: Vec<OsString>,
+    streams: Streams,
+    /// Group in which crun itself runs; None: one of its own.
+    group: Option<PathBuf>,
+}
+
+impl<'a> Call<'a> {
+    pub fn new(setup: &'a Setup, verb: &str) -> Self {
+        Call { setup, args: vec![verb.into()], streams: Streams::default(), group: None }
+    }
+
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// `--name value`.
+    pub fn option(self, name: &str, value: impl Into<OsString>) -> Self {
+        self.arg(name).arg(value)
+    }
+
+    pub fn streams(mut self, streams: Streams) -> Self {
+        self.streams = streams;
+        self
+    }
+
+    /// Runs crun in an existing group.
+    pub fn group(mut self, group: Option<PathBuf>) -> Self {
+        self.group = group;
+        self
+    }
+
+    /// Runs it to its end. On failure the message is what crun logged.
+    pub async fn run(self) -> Result<(), Failed> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let own = match self.group {
+            Some(_) => None,
+            None => self.setup.cgroups.work(&number.to_string()).map_err(|e| Failed::new(format!("cgroup: {e}")))?,
+        };
+        let log_file = self.setup.home.join(format!("crun-{number}.log"));
+        let group = own.clone().or(self.group);
+        let ended = run(self.setup, self.args, self.streams, group.as_deref(), &log_file).await;
+        let words = last_words(&log_file);
+        drop(fs::remove_file(&log_file));
+        if let Some(own) = own {
+            if ended.is_err() {
+                if let Err(e) = cgroup::kill(&own, Duration::from_secs(5)).await {
+                    log::error(format!("crun that did not end: {e}"));
+                }
+            }
+            cgroup::remove_tree(&own);
+        }
+        match ended? {
+            0 => Ok(()),
+            code => Err(Failed { code, message: words.unwrap_or_else(|| "no message".into()) }),
+        }
+    }
+}
+
+async fn run(setup: &Setup, args: Vec<OsString>, streams: Streams, group: Option<&Path>, log: &Path) -> Result<i32, Failed> {
+    let mut command = Command::new(&setup.crun);
+    command.arg("--root").arg(setup.crun_root()).arg("--log").arg(log);
+    command.arg("--cgroup-manager").arg(match setup.cgroups {
+        crate::cgroup::Cgroups::Full { .. } => "cgroupfs",
+        _ => "disabled",
+    });
+    command.args(args).current_dir("/").env_clear().env("PATH", "/bin:/sbin:/usr/bin:/usr/sbin");
+    let stdio = |fd: Option<OwnedFd>| fd.map_or_else(Stdio::null, Stdio::from);
+    command.stdin(stdio(streams.stdin)).stdout(stdio(streams.stdout)).stderr(stdio(streams.stderr));
+    let procs = group.map(cgroup::procs_file).transpose().map_err(|e| Failed::new(format!("cgroup: {e}")))?;
+    unsafe { command.pre_exec(move || in_child(procs.as_ref())) };
+    let (pid, waiter) =
+        reaper::spawn(&mut command).map_err(|e| Failed::new(format!("start of {}: {e}", setup.crun.display())))?;
+    // The pipes' ends that went to the child must not stay open here.
+    drop(command);
+    match tokio::time::timeout(WITHIN, waiter).await {
+        Ok(Ok(exit)) => Ok(exit.code),
+        Ok(Err(_)) => Err(Failed::new("its exit status was lost")),
+        Err(_) => {
+            drop(reaper::kill(pid, libc::SIGKILL));
+            Err(Failed::new(format!("did not end within {} s", WITHIN.as_secs())))
+        }
+    }
+}
+
+/// Between fork and exec: only system calls.
+fn in_child(procs: Option<&File>) -> io::Result<()> {
+    if let Some(mut procs) = procs {
+        procs.write_all(b"0")?;
+    }
+    // The agent's protection from the OOM killer is not for its children.
+    let fd = unsafe { libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    if fd >= 0 {
+        unsafe {
+            libc::write(fd, b"0".as_ptr().cast(), 1);
+            libc::close(fd);
+        }
+    }
+    sys::check(unsafe { libc::setsid() }).map(drop)
+}
+
+fn last_words(log: &Path) -> Option<String> {
+    let text = fs::read(log).ok()?;
+    let text = String::from_utf8_lossy(&text[text.len().saturating_sub(4096)..]).into_owned();
+    let line = text.lines().rev().find(|l| !l.trim().is_empty())?.trim();
+    Some(shorten(strip_time(line), 2000).to_string())
+}
+
+/// crun begins each line of its log with "2026-01-02T03:04:05.678901Z: ".
+fn strip_time(line: &str) -> &str {
+    match line.split_once("Z: ") {
+        Some((time, rest)) if time.starts_with(|c: char| c.is_ascii_digit()) => rest,
+        _ => line,
+    }
+}
+
+/// What `crun --version` says first: "crun version 1.21".
+pub async fn version(setup: &Setup) -> Option<String> {
+    if let Ok(text) = fs::read_to_string("/etc/crun-version") {
+        if setup.is_vm() {
+            return text.lines().next().map(str::to_string);
+        }
+    }
+    let (read, write) = sys::pipe().ok()?;
+    let tube = crate::tube::Tube::new(read).ok()?;
+    let mut command = Command::new(&setup.crun);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::from(write)).stderr(Stdio::null());
+    let (_, waiter) = reaper::spawn(&mut command).ok()?;
+    drop(command);
+    tokio::time::timeout(Duration::from_secs(10), waiter).await.ok()?.ok()?;
+    let mut buffer = [0; 256];
+    let n = tube.try_read(&mut buffer).ok()??;
+    String::from_utf8_lossy(&buffer[..n]).lines().next().map(str::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_shell_would_say() {
+        let code = |message: &str| Failed::new(message).shell_code();
+        assert_eq!(code("executable file `nope` not found in $PATH: No such file or directory"), Some(127));
+        assert_eq!(code("exec failed: Permission denied"), Some(126));
+        assert_eq!(code("mount `proc`: Permission denied"), None);
+    }
+
+    #[test]
+    fn times_are_taken_off() {
+        assert_eq!(strip_time("2026-01-02T03:04:05.678901Z: no such container"), "no such container");
+        assert_eq!(strip_time("plain: text"), "plain: text");
+    }
+}

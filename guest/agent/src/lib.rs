@@ -1,0 +1,32 @@
+//! PodVM's agent: the first process of a pod's VM, which runs containers for the server (docs/agent-protocol.md).
+
+pub mod agent;
+pub mod boot;
+pub mod cgroup;
+pub mod container;
+pub mod crun;
+pub mod disk;
+pub mod events;
+pub mod exec;
+pub mod fail;
+pub mod hello;
+pub mod ids;
+pub mod images;
+pub mod link;
+pub mod log;
+pub mod net;
+pub mod oom;
+pub mod pb;
+pub mod reaper;
+pub mod ring;
+pub mod rootfs;
+pub mod sandbox;
+pub mod service;
+pub mod setup;
+pub mod shutdown;
+pub mod spec;
+pub mod spool;
+pub mod stats;
+pub mod sys;
+pub mod tube;
+pub mod users;

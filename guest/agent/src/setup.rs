@@ -1,0 +1,69 @@
+//! What the agent is and where its things lie: decided once at start.
+
+use crate::cgroup::Cgroups;
+use std::path::{Path, PathBuf};
+
+/// As PID 1 of a VM, or as a process of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Vm,
+    Process,
+}
+
+pub struct Setup {
+    pub mode: Mode,
+    /// /run/podvm in a VM.
+    pub home: PathBuf,
+    pub crun: PathBuf,
+    pub cgroups: Cgroups,
+}
+
+impl Setup {
+    pub fn is_vm(&self) -> bool {
+        self.mode == Mode::Vm
+    }
+
+    /// Bundle of a container. `id` is a checked one.
+    pub fn bundle(&self, id: &str) -> PathBuf {
+        self.home.join("c").join(id)
+    }
+
+    /// Folder of a container's writable layer.
+    pub fn layer(&self, id: &str) -> PathBuf {
+        self.scratch().join(id)
+    }
+
+    pub fn scratch(&self) -> PathBuf {
+        self.home.join("scratch")
+    }
+
+    pub fn images(&self) -> PathBuf {
+        self.home.join("images")
+    }
+
+    pub fn shm(&self) -> PathBuf {
+        self.home.join("shm")
+    }
+
+    /// The pod's hosts, resolv.conf, hostname.
+    pub fn pod_files(&self) -> PathBuf {
+        if self.is_vm() {
+            Path::new("/etc").into()
+        } else {
+            self.home.join("etc")
+        }
+    }
+
+    /// State of crun.
+    pub fn crun_root(&self) -> PathBuf {
+        self.home.join("crun")
+    }
+
+    /// Makes the folders.
+    pub fn prepare(&self) -> std::io::Result<()> {
+        for dir in [self.home.join("c"), self.scratch(), self.images(), self.shm(), self.pod_files(), self.crun_root()] {
+            std::fs::create_dir_all(dir)?;
+        }
+        Ok(())
+    }
+}
