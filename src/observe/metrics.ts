@@ -1,5 +1,5 @@
 /**
- * Counters, gauges and histograms in Prometheus' text format (version 0.0.4): the few that the server has do not justify a client library
+ * Gauges and histograms in Prometheus' text format (version 0.0.4): the few that the server has do not justify a client library
  * that costs 160 ms of start-up.
  */
 
@@ -19,7 +19,7 @@ abstract class Metric<T> {
   constructor(
     readonly name: string,
     readonly help: string,
-    readonly type: "counter" | "gauge" | "histogram",
+    readonly type: "gauge" | "histogram",
   ) {}
 
   protected at(labels: Labels, initial: () => T): Series<T> {
@@ -39,20 +39,6 @@ abstract class Metric<T> {
   render(): string {
     const head = [`# HELP ${this.name} ${this.help}`, `# TYPE ${this.name} ${this.type}`];
     return [...head, ...[...this.series.values()].flatMap((one) => this.lines(one))].join("\n");
-  }
-}
-
-export class Counter extends Metric<number> {
-  constructor(name: string, help: string) {
-    super(name, help, "counter");
-  }
-
-  add(amount = 1, labels: Labels = {}): void {
-    this.at(labels, () => 0).value += amount;
-  }
-
-  protected lines({ labels, value }: Series<number>): string[] {
-    return [`${this.name}${labelText(labels)} ${value}`];
   }
 }
 

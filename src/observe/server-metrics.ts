@@ -1,6 +1,6 @@
 /** The metrics of one server. `podvm metrics` prints them. */
 import { type IntervalHistogram, monitorEventLoopDelay } from "node:perf_hooks";
-import { Counter, Gauge, Histogram } from "./metrics.js";
+import { Gauge, Histogram } from "./metrics.js";
 
 /** Seconds: from the cheap lists to a slow pull. */
 const rpcBounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120];
@@ -26,7 +26,6 @@ export class Metrics {
   private readonly pods = new Gauge("podvm_pods", "Pod sandboxes by state.");
   private readonly containers = new Gauge("podvm_containers_running", "Running containers.");
   private readonly images = new Gauge("podvm_images", "Images in the store.");
-  private readonly vmExits = new Counter("podvm_vm_exits_total", "VMs that ended without being asked to.");
   private readonly rss = new Gauge("podvm_resident_memory_bytes", "Resident set size of the server process.", () =>
     process.memoryUsage.rss(),
   );
@@ -50,10 +49,6 @@ export class Metrics {
     this.rpcSeconds.observe(seconds, { method, code });
   };
 
-  unexpectedVmExit(reason: string): void {
-    this.vmExits.add(1, { reason });
-  }
-
   /** Prometheus' text format. */
   render(): string {
     const counts = this.counts?.();
@@ -64,7 +59,7 @@ export class Metrics {
       this.images.set(counts.images);
     }
     const counted = counts ? [this.pods, this.containers, this.images] : [];
-    const all = [this.rpcSeconds, ...counted, this.vmExits, this.rss, this.start, this.loopDelay];
+    const all = [this.rpcSeconds, ...counted, this.rss, this.start, this.loopDelay];
     return `${all.map((metric) => metric.render()).join("\n")}\n`;
   }
 
