@@ -21,7 +21,7 @@ export interface Exchange {
 
 export type Fault = (exchange: Exchange) => Promise<boolean> | boolean;
 
-export interface Proxy {
+export interface FaultProxy {
   host: string;
   url: string;
   /** "GET /v2/…" of every request, in order. */
@@ -33,8 +33,8 @@ export interface Proxy {
  * A proxy before a real registry. `fault` sees each request first; when it answers true, it has dealt with it. (A fault that wants
  * to stall answers true and does nothing.)
  */
-export async function startProxy(upstreamUrl: string, fault: Fault = () => false): Promise<Proxy> {
-  const requests: Proxy["requests"] = [];
+export async function startProxy(upstreamUrl: string, fault: Fault = () => false): Promise<FaultProxy> {
+  const requests: FaultProxy["requests"] = [];
   const seen = new Map<string, number>();
   const server = createServer((request, response) => {
     const path = request.url ?? "/";
