@@ -74,3 +74,12 @@ export function objectName(what: string, value: string): string {
     throw bad(what, "letters, digits, '-', '_' and '.', beginning and ending with a letter or digit", value);
   return value;
 }
+
+/** What the kernel and /etc/hosts take as a host name: RFC 1123, at most 64 characters; "" is allowed. */
+export function hostName(what: string, value: string): string {
+  text(what, value, 64);
+  if (value !== "" && !/^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$/.test(value)) {
+    throw bad(what, "letters, digits, '-', '_' and '.', beginning and ending with a letter or digit", value);
+  }
+  return value;
+}

@@ -2,7 +2,7 @@ import { NamespaceMode, type NamespaceOption, type PodSandboxConfig, Protocol } 
 import { PodvmError } from "../host/errors.js";
 import type { PortMapping } from "../network/network.js";
 import type { PidMode, PodConfig } from "../pod/types.js";
-import { absolutePath, bad, integer, list, objectName, required, stringMap, text } from "./checks.js";
+import { absolutePath, bad, hostName, integer, list, objectName, required, stringMap, text } from "./checks.js";
 import { parseResources } from "./parse-resources.js";
 
 const PID_MODES: Record<number, PidMode> = {
@@ -61,7 +61,7 @@ export function parseSandbox(config: PodSandboxConfig | undefined, runtimeHandle
     uid: required("config.metadata.uid", metadata.uid, 253),
     namespace: objectName("config.metadata.namespace", metadata.namespace),
     attempt: metadata.attempt,
-    hostname: text("config.hostname", config.hostname, 64),
+    hostname: hostName("config.hostname", config.hostname),
     logDirectory: absolutePath("config.log_directory", config.logDirectory, true),
     labels: stringMap("config.labels", config.labels),
     annotations: stringMap("config.annotations", config.annotations),

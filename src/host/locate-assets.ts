@@ -6,8 +6,8 @@ import { readFileIfThere } from "./files.js";
 
 /** Assets with links resolved, so that a later update does not change them under whoever holds them. Rejects with failed_precondition. */
 export async function locateAssets(assetsDir: string): Promise<Assets> {
-  const bundle = await current(assetsDir, "bundle", "the runtime bundle (hypervisor, kernel, tools)");
-  const guest = await current(assetsDir, "guest", "the guest image");
+  const bundle = await current(assetsDir, "bundle", "the runtime bundle (hypervisor, kernel, tools)", []);
+  const guest = await current(assetsDir, "guest", "the guest image", ["vmlinux", "initrd"]);
   const launch = `${assetsDir}/bin/podvm-launch`;
   await access(launch, constants.X_OK).catch((err) => {
     throw lacks("podvm-launch", launch, err);
@@ -32,15 +32,17 @@ export async function readManifest(folder: string): Promise<Record<string, unkno
   );
 }
 
-async function current(assetsDir: string, kind: string, what: string): Promise<string> {
+async function current(assetsDir: string, kind: string, what: string, files: string[]): Promise<string> {
   const link = `${assetsDir}/${kind}/current`;
-  try {
-    const folder = await realpath(link);
-    await access(`${folder}/manifest.json`);
-    return folder;
-  } catch (err) {
+  const folder = await realpath(link).catch((err) => {
     throw lacks(what, link, err);
+  });
+  for (const file of ["manifest.json", ...files]) {
+    await access(`${folder}/${file}`).catch((err) => {
+      throw lacks(what, `${folder}/${file}`, err);
+    });
   }
+  return folder;
 }
 
 function lacks(what: string, path: string, err: unknown): PodvmError {

@@ -84,7 +84,9 @@ export class Podvm {
 
   private configText(): string {
     const { mirror, assetsDir = tool("assets"), toml = {} } = this.options;
-    const registries = mirror ? `[image.registries."*"]\nmirrors = ["${mirror}"]\n` : "";
+    const registries = mirror
+      ? `[image.registries."*"]\nmirrors = ["${mirror}"]\n[image.registries."${new URL(mirror).host}"]\nplain_http = true\n`
+      : "";
     return `state_dir = "${this.stateDir}"
 run_dir = "${this.runDir}"
 socket = "${this.socket}"
@@ -226,9 +228,14 @@ ${toml.policy ?? ""}
     await this.crictl.run("rmp", "--all", "--force");
   }
 
-  logTail(lines = 60): string {
+  logTail(lines = 40): string {
     if (!existsSync(this.serverLog)) return "";
-    return readFileSync(this.serverLog, "utf8").trimEnd().split("\n").slice(-lines).join("\n");
+    const noise = /DEBUG request .*method=(Version|ImageFsInfo) |DEBUG client connection/; // crictl's way of saying hello and goodbye
+    const all = readFileSync(this.serverLog, "utf8").trimEnd().split("\n");
+    return all
+      .filter((line) => !noise.test(line))
+      .slice(-lines)
+      .join("\n");
   }
 
   /** Ends the server and removes every trace of it and of its pods, however broken. */
