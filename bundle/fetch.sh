@@ -39,7 +39,7 @@ drop_wrong() {
 # still_offered: dies when a pinned version is no longer on the mirror (Debian keeps only the newest of each suite).
 still_offered() {
   local gone
-  gone=$(apt-cache show '.*' 2>/dev/null | awk '/^Package:/{p=$2} /^Version:/{print p "=" $2}' | sort -u |
+  gone=$(apt-cache madison "${wanted[@]%%=*}" 2>/dev/null | tr -d ' ' | awk -F'|' '{print $1 "=" $2}' | sort -u |
     comm -13 - <(printf '%s\n' "${wanted[@]}" | sort))
   [ -z "$gone" ] || die "these pinned versions have vanished from $MIRROR (Debian replaced them): $(tr '\n' ' ' <<<"$gone"). Run: make bundle-update"
 }

@@ -3,6 +3,7 @@
 # An asset folder is $ASSETS/<kind>/<digest16>, read-only and owned by root, with a link $ASSETS/<kind>/current to it. It is built
 # beside its final place as .build-XXXXXX and renamed, so that whoever sees it sees it whole.
 
+umask 022       # VMMs, which run as users of their own, read these folders
 export LC_ALL=C # sorted the same, messages the same, everywhere
 
 ASSETS=$(realpath -ms "${PODVM_ASSETS:-/var/lib/podvm/assets}")
@@ -17,6 +18,7 @@ die() {
 # need_root_debian: what every builder needs of the machine, said before anything is done.
 need_root_debian() {
   [ "$(id -u)" = 0 ] || die "must run as root (asset folders are owned by root); found uid $(id -u). Run it with sudo."
+  [[ $ASSETS =~ ^/[A-Za-z0-9/._-]+$ ]] || die "PODVM_ASSETS: wanted a path of letters, digits and . _ - /, found $ASSETS"
   [ "$(uname -m)" = x86_64 ] || die "only x86_64 is supported; this machine is $(uname -m)"
   need_tools apt-get apt-config dpkg-deb flock sha256sum tar realpath awk
 }
