@@ -77,9 +77,12 @@ export async function connectAgent(address: LinkAddress, options: ConnectOptions
 }
 
 function noAgent(address: LinkAddress, deadlineMs: number, link: LinkCredentials): PodvmError {
-  let why = link.lastError?.message;
-  if (link.handshaking) why = "the VMM takes the connection, but the guest does not answer (still booting, or hung)";
-  why ??= existsSync(address.path) ? "nobody accepts on the socket" : "there is no such socket";
+  let why = existsSync(address.path) ? "nobody has accepted on the socket" : "there is no such socket";
+  if (link.lastError) why = link.lastError.message;
+  if (link.handshaking) {
+    const before = link.lastError ? `; before that: ${link.lastError.message}` : "";
+    why = `the VMM takes the connection, but the guest does not answer (still booting, or hung)${before}`;
+  }
   return new PodvmError(
     "unavailable",
     `no agent on ${address.path} within ${deadlineMs} ms: ${why}`,
