@@ -71,10 +71,16 @@ fn find_block(serial: &str) -> Option<PathBuf> {
     for entry in fs::read_dir("/sys/block").ok()?.flatten() {
         if serial_of(&entry.path()).as_deref() == Some(serial) {
             let node = Path::new("/dev").join(entry.file_name());
-            return node.exists().then_some(node);
+            return usable(&entry.path(), &node).then_some(node);
         }
     }
     None
+}
+
+/// A SCSI disk has its node and serial before its driver has read the capacity; until then it has no size and opens with ENXIO.
+fn usable(device: &Path, node: &Path) -> bool {
+    let sized = fs::read_to_string(device.join("size")).is_ok_and(|size| size.trim() != "0");
+    sized && fs::File::open(node).is_ok()
 }
 
 fn serials() -> Vec<String> {
