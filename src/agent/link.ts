@@ -6,7 +6,13 @@
  */
 import { existsSync } from "node:fs";
 import type { Socket } from "node:net";
-import { CallCredentials, ChannelCredentials, type ChannelOptions } from "@grpc/grpc-js";
+import {
+  CallCredentials,
+  ChannelCredentials,
+  type ChannelInterface,
+  type ChannelOptions,
+  connectivityState,
+} from "@grpc/grpc-js";
 import { AgentClient } from "../gen/agent/v1/agent.js";
 import { PodvmError } from "../host/errors.js";
 import type { Logger } from "../host/log.js";
@@ -57,23 +63,42 @@ export async function connectAgent(address: LinkAddress, options: ConnectOptions
     link.cut();
   };
   try {
-    await new Promise<void>((resolve, reject) => {
-      const onAbort = () =>
-        reject(new PodvmError("cancelled", `connecting to the agent on ${address.path}: cancelled`));
-      if (signal?.aborted) return onAbort();
-      signal?.addEventListener("abort", onAbort, { once: true });
-      client.waitForReady(Date.now() + deadlineMs, (err) => {
-        signal?.removeEventListener("abort", onAbort);
-        if (err) reject(noAgent(address, deadlineMs, link));
-        else resolve();
-      });
-    });
+    await ready(client.getChannel(), Date.now() + deadlineMs, signal);
   } catch (err) {
     giveUp();
-    throw err;
+    throw err instanceof PodvmError ? err : noAgent(address, deadlineMs, link);
   }
   options.logger.debug("connected to the agent", { socket: address.path });
   return new GrpcAgent(client, link.closed, giveUp);
+}
+
+/**
+ * Resolves when the channel is connected; rejects at the deadline, and with cancelled on abort. Not `Client.waitForReady`: a channel that
+ * is closed while that waits is told to connect once more, and then dials for ever.
+ */
+function ready(channel: ChannelInterface, deadline: number, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    let settled = false;
+    const done = (settle: () => void) => {
+      settled = true;
+      signal?.removeEventListener("abort", onAbort);
+      settle();
+    };
+    const onAbort = () => done(() => reject(new PodvmError("cancelled", "connecting to the agent: cancelled")));
+    const check = (err?: Error) => {
+      if (settled) return;
+      if (err) {
+        done(() => reject(err));
+        return;
+      }
+      const state = channel.getConnectivityState(true);
+      if (state === connectivityState.READY) done(resolve);
+      else channel.watchConnectivityState(state, deadline, check);
+    };
+    signal?.addEventListener("abort", onAbort, { once: true });
+    if (signal?.aborted) onAbort();
+    check();
+  });
 }
 
 function noAgent(address: LinkAddress, deadlineMs: number, link: LinkCredentials): PodvmError {
