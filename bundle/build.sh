@@ -45,7 +45,7 @@ if [ -f "$final/manifest.json" ]; then # another build has just made it, or an o
 fi
 need_space 1200
 begun=$(date +%s)
-build=$(mktemp -d "$ASSETS/$KIND/.build-XXXXXX")
+build=$(realpath "$(mktemp -d "$ASSETS/$KIND/.build-XXXXXX")") # links resolved: `take` compares paths
 trap 'rm -rf "$build"' EXIT
 ROOT=$build/root LISTS=$build/lists TAKEN=$build/taken OUT=$build/out
 mkdir -p "$OUT"/{bin,lib/xtables,share/qemu,cni,kernel/modules,licenses}
