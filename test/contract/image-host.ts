@@ -10,8 +10,8 @@ import { createImageStore, type ImageStoreOptions } from "../../src/image/store.
 import { testAssets } from "../support/registry-push.js";
 import { makeTar } from "../support/tar.js";
 
-/** Short waits, so that faults are met in milliseconds. */
-export const quick = { connectMs: 2_000, stallMs: 400, attempts: 3, keepFreeBytes: 0 };
+/** Few tries and short waits, but long enough for a busy machine. */
+export const quick = { connectMs: 5_000, stallMs: 10_000, attempts: 3, keepFreeBytes: 0 };
 
 export interface TestStore {
   store: ImageStore;

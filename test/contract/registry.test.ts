@@ -474,9 +474,10 @@ test("a stalled connection is given up and resumed; one that always stalls ends 
       if (before === 0) response.write(body.subarray(0, 60_000));
       return true;
     };
-  const once = await newStore(t);
+  const limits = { stallMs: 400 };
+  const once = await newStore(t, { limits });
   t.is((await once.store.pull(ref((await proxied(t, stall(1))).host, image))).id, image.configDigest);
-  const always = await newStore(t);
+  const always = await newStore(t, { limits });
   const error = await t.throwsAsync(always.store.pull(ref((await proxied(t, stall(99))).host, image)));
   t.true(hasCode(error, "unavailable"), error.message);
   nothingLeft(t, always.files());

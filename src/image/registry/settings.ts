@@ -1,12 +1,12 @@
 import { PodvmError } from "../../host/errors.js";
 
-/** How to reach one registry; the key is its name as references have it, or "*" for those without settings of their own. */
+/** How to reach one registry. The key is its name as references have it, or "*" for all without an entry of their own. */
 export interface RegistrySettings {
   /** URLs (http or https, host[:port], optional path) to ask before the registry itself, in order. */
   mirrors?: string[];
   /** Speak plain HTTP. Default: only to loopback names. */
   plainHttp?: boolean;
-  /** PEM file of the certificate authorities to trust, instead of the system's. */
+  /** PEM file of certificate authorities to trust, beside the system's. */
   caFile?: string;
   /** Take any certificate. */
   insecureTls?: boolean;
@@ -28,20 +28,18 @@ export interface Endpoint {
 
 /** The places to ask for images of `registry`, mirrors first. Throws invalid_argument for a mirror that is no URL. */
 export function endpointsFor(registry: string, config: RegistriesConfig): Endpoint[] {
-  const own = lookUp(config, registry) ?? {};
-  const all = lookUp(config, "*") ?? {};
-  const mirrors = own.mirrors ?? all.mirrors ?? [];
-  const endpoints = mirrors.map((text) => mirrorEndpoint(text, config));
+  const own = lookUp(config, registry);
+  const settings = own ?? lookUp(config, "*") ?? {};
   const host = registry === "docker.io" ? "registry-1.docker.io" : registry;
-  const plain = own.plainHttp ?? (all.plainHttp === true || isLoopback(host));
-  endpoints.push({
-    url: `${plain ? "http" : "https"}://${host}`,
-    upstream: true,
-    credentialsKey: registry,
-    insecureTls: own.insecureTls ?? false,
-    ...(own.caFile === undefined ? {} : { caFile: own.caFile }),
-  });
-  return endpoints;
+  // A "*" that does not ask for plain HTTP says nothing of loopback; an entry of a loopback registry's own does.
+  const plain = (own === undefined ? settings.plainHttp || undefined : own.plainHttp) ?? isLoopback(host);
+  const upstream = { url: `${plain ? "http" : "https"}://${host}`, upstream: true, credentialsKey: registry };
+  const mirrors = (settings.mirrors ?? []).map((text) => mirrorEndpoint(text, config));
+  return [...mirrors, { ...upstream, ...tlsOf(settings) }];
+}
+
+function tlsOf({ caFile, insecureTls = false }: RegistrySettings): Pick<Endpoint, "caFile" | "insecureTls"> {
+  return { insecureTls, ...(caFile === undefined ? {} : { caFile }) };
 }
 
 function lookUp(config: RegistriesConfig, key: string): RegistrySettings | undefined {
@@ -58,13 +56,11 @@ function mirrorEndpoint(text: string, config: RegistriesConfig): Endpoint {
   if (url.protocol !== "http:" && url.protocol !== "https:") {
     throw new PodvmError("invalid_argument", `registry mirror ${JSON.stringify(text)} is neither http:// nor https://`);
   }
-  const settings = lookUp(config, url.host) ?? {};
   return {
     url: `${url.protocol}//${url.host}${url.pathname.replace(/\/+$/, "")}`,
     upstream: false,
     credentialsKey: url.host,
-    insecureTls: settings.insecureTls ?? false,
-    ...(settings.caFile === undefined ? {} : { caFile: settings.caFile }),
+    ...tlsOf(lookUp(config, url.host) ?? lookUp(config, "*") ?? {}),
   };
 }
 

@@ -1,6 +1,8 @@
+import { readFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import type { IncomingHttpHeaders } from "node:http";
 import type { Readable } from "node:stream";
+import { createSecureContext, rootCertificates } from "node:tls";
 import type { Agent } from "undici";
 import { errno, messageOf, PodvmError } from "../../host/errors.js";
 import type { Endpoint } from "./settings.js";
@@ -80,20 +82,43 @@ export class Transport {
   private async makeAgent(): Promise<Agent> {
     const { connectMs, stallMs } = this.times;
     const { caFile, insecureTls } = this.endpoint;
-    const { Agent } = await import("undici");
-    let ca: string | undefined;
-    try {
-      ca = caFile === undefined ? undefined : await readFile(caFile, "utf8");
-    } catch (cause) {
-      throw new PodvmError("failed_precondition", `cannot read the registry's ca_file: ${messageOf(cause)}`, { cause });
-    }
+    const { Agent, buildConnector } = await import("undici");
+    const own = caFile === undefined ? undefined : await readAuthorities(caFile);
+    const plain = buildConnector({ timeout: connectMs });
+    let secure: typeof plain | undefined;
+    const makeSecure = () => {
+      // made once, not per connection: 150 certificates take a while to parse
+      const secureContext = createSecureContext({ ca: [...systemAuthorities(), ...(own === undefined ? [] : [own])] });
+      return buildConnector({ timeout: connectMs, secureContext, rejectUnauthorized: !insecureTls });
+    };
     return new Agent({
-      connect: { timeout: connectMs, ...(ca === undefined ? {} : { ca }), rejectUnauthorized: !insecureTls },
+      connect: (options, callback) => {
+        if (options.protocol !== "https:") return plain(options, callback);
+        secure ??= makeSecure();
+        return secure(options, callback);
+      },
       headersTimeout: stallMs,
       bodyTimeout: stallMs,
       connections: 16,
       maxHeaderSize: 32 * 1024,
     });
+  }
+}
+
+async function readAuthorities(path: string): Promise<string> {
+  try {
+    return await readFile(path, "utf8");
+  } catch (cause) {
+    throw new PodvmError("failed_precondition", `cannot read the registry's ca_file: ${messageOf(cause)}`, { cause });
+  }
+}
+
+/** The authorities that this host trusts (where Debian and its kin keep them), else those that Node brings. */
+function systemAuthorities(): readonly string[] {
+  try {
+    return [readFileSync("/etc/ssl/certs/ca-certificates.crt", "utf8")];
+  } catch {
+    return rootCertificates;
   }
 }
 
