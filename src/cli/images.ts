@@ -1,7 +1,7 @@
 import { call } from "./client.js";
 import { withClients } from "./connect.js";
 import type { ClientOptions } from "./options.js";
-import { printJson, shortId, size, table } from "./output.js";
+import { jsonText, printJson, shortId, size, table } from "./output.js";
 import { ProgressLine, pull } from "./pull.js";
 
 type Options = ClientOptions & { json?: boolean };
@@ -34,8 +34,7 @@ export async function pullCommand(image: string, options: Options & { quiet?: bo
   const onSignal = () => interrupted.abort();
   process.once("SIGINT", onSignal).once("SIGTERM", onSignal);
   const line = new ProgressLine(image);
-  const json = (value: object) =>
-    process.stdout.write(`${JSON.stringify(value, (_, v) => (typeof v === "bigint" ? Number(v) : v))}\n`);
+  const json = (value: object) => process.stdout.write(`${jsonText(value)}\n`);
   const show = options.json ? (progress: object) => void json({ progress }) : options.quiet ? () => {} : line.show;
   try {
     await withClients(options, async (clients) => {

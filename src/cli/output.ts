@@ -1,8 +1,13 @@
 /** What commands print. Text from images, guests and registries is made harmless for a terminal. */
 
 export function printJson(value: unknown): void {
-  const text = JSON.stringify(value, (_, inner) => (typeof inner === "bigint" ? Number(inner) : inner), 2);
-  process.stdout.write(`${text}\n`);
+  process.stdout.write(`${jsonText(value, 2)}\n`);
+}
+
+/** 64-bit integers are numbers where a JSON number holds them exactly, else their digits as text. */
+export function jsonText(value: unknown, indent?: number): string {
+  const plain = (inner: bigint) => (inner <= Number.MAX_SAFE_INTEGER ? Number(inner) : String(inner));
+  return JSON.stringify(value, (_, inner) => (typeof inner === "bigint" ? plain(inner) : inner), indent);
 }
 
 /** Columns as wide as their widest cell; the last one is not padded. */

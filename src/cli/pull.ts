@@ -69,7 +69,7 @@ export class ProgressLine {
   }
 
   #draw(): void {
-    const width = process.stderr.columns ?? 80;
+    const width = process.stderr.columns || 80;
     process.stderr.write(
       `\r\x1b[K${`${printable(this.title)}: ${summary([...this.#items.values()])}`.slice(0, width - 1)}`,
     );

@@ -1,8 +1,9 @@
+import { constants } from "node:os";
 import { ContainerState, type ContainerStatus } from "../../gen/runtime/v1/api.js";
 import { sleep } from "../../host/deadline.js";
-import { PodvmError } from "../../host/errors.js";
+import { errno, PodvmError } from "../../host/errors.js";
 import { type Clients, call } from "../client.js";
-import { exitCodes } from "../exit.js";
+import { Exit, exitCodes } from "../exit.js";
 import { printable } from "../output.js";
 import { followLog } from "./follow.js";
 import type { Interrupts } from "./interrupts.js";
@@ -66,9 +67,8 @@ function explain(status: ContainerStatus): void {
   process.stderr.write(`podvm: the container ended: ${printable(said)}\n`);
 }
 
-function asError(reason: unknown): PodvmError {
-  if ((reason as NodeJS.ErrnoException).code === "EPIPE") {
-    return new PodvmError("cancelled", "the reader of the output went away", { cause: reason });
-  }
+/** A reader that has seen enough (`| head`) is no failure to talk about: the exit code is what SIGPIPE's would be. */
+function asError(reason: unknown): Error {
+  if (errno(reason) === "EPIPE") return new Exit(128 + constants.signals.SIGPIPE);
   return PodvmError.from(reason);
 }
