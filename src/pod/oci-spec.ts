@@ -31,6 +31,8 @@ export function buildSpec(pod: PodConfig, config: ContainerConfig, image: ImageR
     mounts: mounts(security.privileged),
     annotations: {},
     linux: {
+      // Its own cgroup is the root of what it sees. Network, IPC and UTS are the pod's, that is the guest's own.
+      namespaces: [{ type: "cgroup" }],
       resources: { ...ociResources(config.resources), devices: deviceRules(security.privileged) },
       maskedPaths: security.privileged ? [] : security.maskedPaths,
       readonlyPaths: security.privileged ? [] : security.readonlyPaths,

@@ -52,6 +52,13 @@ test("working directory, read-only root, no new privileges", (t) => {
   t.true(secured.process?.noNewPrivileges);
 });
 
+test("a container sees its own cgroup as the root, and shares the guest's network, IPC and UTS", (t) => {
+  t.deepEqual(
+    spec({}).linux?.namespaces.map((namespace) => namespace.type),
+    ["cgroup"],
+  );
+});
+
 test("devices are denied, paths masked, sysfs read-only, unless privileged", (t) => {
   const masks = { maskedPaths: ["/proc/kcore"], readonlyPaths: ["/proc/sys"] };
   const plain = spec({ linux: { securityContext: masks } });
