@@ -69,6 +69,9 @@ class FileImageStore implements ImageStore {
   }
 
   async open(): Promise<void> {
+    for (const [registry, { insecureTls }] of Object.entries(this.options.registries ?? {})) {
+      if (insecureTls) this.options.logger.warn("registry certificates are not verified (insecure_tls)", { registry });
+    }
     await this.files.prepare();
     const sweptLayers = await this.layers.load();
     const sweptImages = await this.catalog.load(async (image) => {
@@ -307,6 +310,7 @@ class FileImageStore implements ImageStore {
           diffId,
           zstd: bundleTool(this.options.assets, "zstd"),
           limits: { maxLayerBytes: maxUnpackedBytes, maxEntries, maxMetadataBytes },
+          signal,
         });
       },
       signal,

@@ -774,3 +774,39 @@ test("large layers stream: bytes on the device are the layer's", async (t) => {
   t.is(Buffer.compare(found.subarray(0, layer.length), layer), 0);
   t.true(found.subarray(layer.length).every((byte) => byte === 0));
 });
+
+test("the pull that fetches a shared layer goes away: the other pull fetches it itself", async (t) => {
+  const layer = randomLayer(400_000);
+  const [a, b] = [
+    await pushed({ layers: [layer, randomLayer(10)] }),
+    await pushed({ layers: [layer, randomLayer(20)] }),
+  ];
+  const proxy = await proxied(t, async ({ request, response, blob, upstream }) => {
+    if (!blob || !request.url?.includes(a.repository)) return false;
+    const { status, headers, body } = await upstream();
+    if (body.length < 10_000) return false;
+    response.writeHead(status, headers);
+    response.write(body.subarray(0, 100_000)); // and then nothing
+    return true;
+  });
+  const { store, files } = await newStore(t);
+  const abort = new AbortController();
+  let begun = () => {};
+  const fetching = new Promise<void>((resolve) => {
+    begun = resolve;
+  });
+  const first = store.pull(ref(proxy.host, a), {
+    signal: abort.signal,
+    onProgress: ({ doneBytes }) => {
+      if (doneBytes > 50_000) begun();
+    },
+  });
+  const refused = t.throwsAsync(first);
+  await fetching;
+  const second = store.pull(ref(proxy.host, b));
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  abort.abort();
+  t.true(hasCode(await refused, "cancelled"));
+  t.is((await second).id, b.configDigest);
+  t.is(files().filter((file) => file.endsWith(".tar")).length, 2);
+});

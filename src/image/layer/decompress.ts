@@ -13,12 +13,17 @@ export function compressionOf(start: Buffer): Compression {
 }
 
 const outputChunk = 256 * 1024;
+const nobody = 65534;
 
 /**
  * The plain bytes of a layer. gzip runs on Node's thread pool, zstd in the bundle's own program (Node 20 has none). Nothing is
  * left running when the consumer stops or the input fails. Throws invalid_argument for data that is not what its start promised.
  */
-export async function* decompress(input: AsyncIterable<Buffer>, zstd: string): AsyncGenerator<Buffer> {
+export async function* decompress(
+  input: AsyncIterable<Buffer>,
+  zstd: string,
+  signal?: AbortSignal,
+): AsyncGenerator<Buffer> {
   const iterator = input[Symbol.asyncIterator]();
   const first: Buffer[] = [];
   let have = 0;
@@ -45,7 +50,7 @@ export async function* decompress(input: AsyncIterable<Buffer>, zstd: string): A
     case "gzip":
       return yield* gunzip(whole);
     case "zstd":
-      return yield* unzstd(whole, zstd);
+      return yield* unzstd(whole, zstd, signal);
   }
 }
 
@@ -84,9 +89,17 @@ async function* gunzip(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   await feeding;
 }
 
-async function* unzstd(source: AsyncIterable<Buffer>, program: string): AsyncGenerator<Buffer> {
-  // -M: what a frame may ask for as its window; larger frames are refused
-  const child = spawn(program, ["-dcq", "-M128MB", "-"], { stdio: ["pipe", "pipe", "pipe"] });
+async function* unzstd(source: AsyncIterable<Buffer>, program: string, signal?: AbortSignal): AsyncGenerator<Buffer> {
+  // It reads what strangers made: as nobody, with nothing of our environment. -M: the largest window that a frame may ask for.
+  const unprivileged = process.getuid?.() === 0 ? { uid: nobody, gid: nobody } : {};
+  const child = spawn(program, ["-dcq", "-M128MB", "-"], {
+    stdio: ["pipe", "pipe", "pipe"],
+    cwd: "/",
+    env: {},
+    ...unprivileged,
+  });
+  const kill = () => child.kill("SIGKILL");
+  signal?.addEventListener("abort", kill, { once: true });
   let said = "";
   child.stderr.on("data", (chunk: Buffer) => {
     if (said.length < 2000) said += chunk.toString("utf8");
@@ -114,6 +127,7 @@ async function* unzstd(source: AsyncIterable<Buffer>, program: string): AsyncGen
     await feeding;
     if (failure) throw failure;
   } finally {
-    child.kill("SIGKILL");
+    signal?.removeEventListener("abort", kill);
+    kill();
   }
 }

@@ -19,6 +19,7 @@ export interface UnpackOptions {
   /** Path of the zstd program. */
   zstd: string;
   limits: UnpackLimits;
+  signal?: AbortSignal;
 }
 
 export interface UnpackedLayer {
@@ -35,14 +36,14 @@ const fileAlign = 4096;
  * of 4096. Durable when it resolves. Throws invalid_argument for a wrong diffID or a bad tar, resource_exhausted for too much.
  */
 export async function unpackLayer(compressed: AsyncIterable<Buffer>, options: UnpackOptions): Promise<UnpackedLayer> {
-  const { path, diffId, zstd, limits } = options;
+  const { path, diffId, zstd, limits, signal } = options;
   const [algorithm = "", wanted] = diffId.split(":");
   const hash = createHash(algorithm);
   const scanner = new TarScanner(limits);
   const file = await open(path, "wx+", 0o444);
   try {
     const writer = new FileWriter(file);
-    for await (const chunk of decompress(compressed, zstd)) {
+    for await (const chunk of decompress(compressed, zstd, signal)) {
       hash.update(chunk);
       scanner.push(chunk);
       if (writer.bytes + chunk.length > limits.maxLayerBytes) {

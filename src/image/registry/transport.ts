@@ -146,6 +146,9 @@ export function transportError(err: unknown, url: URL, signal?: AbortSignal): Po
       : new PodvmError("cancelled", "pull cancelled", { cause: err });
   }
   const code = errno(err) ?? "";
+  if (code === "UND_ERR_DESTROYED" || code === "UND_ERR_CLOSED") {
+    return new PodvmError("cancelled", "the pull that fetched this has ended", { cause: err }); // no use in trying again
+  }
   const hint = hints.find(([pattern]) => pattern.test(code))?.[1] ?? "";
   const message = messageOf(err) || code;
   return new PodvmError("unavailable", `${url.protocol}//${url.host}: ${message}${hint}`, { cause: err });
