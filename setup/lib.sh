@@ -17,7 +17,7 @@ version_at_least() {
   [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]
 }
 
-# digest ARGUMENT…: of the contents and names of files and folders, and of the arguments that are neither, as text.
+# digest ARGUMENT…: of the names and contents of files and folders; of an argument that is no path, as name=value, the text.
 digest() {
   {
     local path

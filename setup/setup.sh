@@ -19,10 +19,10 @@ step rust "Rust: agent and launcher (minutes the first time)" \
   "target/$RUST_TARGET/release/podvm-agent" setup/build-rust.sh
 [ "$GOAL" = build ] && exit 0
 
-step launch "install launcher" "$(digest "target/$RUST_TARGET/release/podvm-launch" "$ASSETS")" \
+step launch "install launcher" "$(digest "target/$RUST_TARGET/release/podvm-launch" "assets=$ASSETS")" \
   "$ASSETS/bin/podvm-launch" setup/install-launch.sh
-step bundle "runtime bundle: hypervisor, kernel, tools" "$(digest bundle "$ASSETS")" \
+step bundle "runtime bundle: hypervisor, kernel, tools" "$(digest bundle "assets=$ASSETS")" \
   "$ASSETS/bundle/current/manifest.json" bundle/build.sh
 step guest "guest image" \
-  "$(digest guest/image bundle "target/$RUST_TARGET/release/podvm-agent" "$ASSETS")" "$ASSETS/guest/current/manifest.json" \
+  "$(digest guest/image bundle "target/$RUST_TARGET/release/podvm-agent" "assets=$ASSETS")" "$ASSETS/guest/current/manifest.json" \
   guest/image/build.sh "target/$RUST_TARGET/release/podvm-agent"

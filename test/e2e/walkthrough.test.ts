@@ -25,7 +25,7 @@ test("info says ready, with the network's reason where it is not", async (t) => 
 
 test("runtime-config answers the cgroup driver", async (t) => {
   const said = await podvm().crictl.run("runtime-config");
-  t.regex(said, /cgroup_?driver/i);
+  t.regex(said, /cgroup driver:\s+\S/i);
 });
 
 test("pull brings an image, images lists it under its public name", async (t) => {
@@ -72,10 +72,8 @@ test("exec runs in the container: its environment, its hostname, a kernel that i
   t.not(guest, release());
   t.regex(guest, /^\d+\.\d+\./);
   t.log(`host kernel ${release()}, guest kernel ${guest}`);
-  const failed = await crictl.attempt(["exec", "--sync", container, "sh", "-c", "echo out; echo err >&2; exit 3"]);
-  t.is(failed.code, 3);
-  t.is(failed.stdout, "out\n");
-  t.true(failed.stderr.includes("err\n"));
+  const failed = await crictl.fails("exec", "--sync", container, "sh", "-c", "echo err >&2; exit 3");
+  t.regex(failed, /exited with 3: err/);
 });
 
 test("ps and pods list both, as tables too", async (t) => {

@@ -121,9 +121,9 @@ export class Crictl {
     return id;
   }
 
-  /** Standard output of a command in a container, by ExecSync, which must succeed. */
-  exec(container: string, ...command: string[]): Promise<string> {
-    return this.run("exec", "--sync", container, ...command);
+  /** Standard output of a command in a container, by ExecSync, which must succeed; without newlines at its end (crictl adds one). */
+  async exec(container: string, ...command: string[]): Promise<string> {
+    return (await this.run("exec", "--sync", container, ...command)).replace(/\n+$/, "");
   }
 
   async pods(...filters: string[]): Promise<PodItem[]> {
