@@ -16,12 +16,13 @@ pub enum Cgroups {
     Absent,
 }
 
+const USUAL: &str = "/sys/fs/cgroup";
 const WANTED: &str = "+cpu +memory +pids +io +cpuset +hugetlb";
 
 impl Cgroups {
     /// In a VM: all of /sys/fs/cgroup is ours.
     pub fn of_vm() -> io::Result<Self> {
-        let mount = PathBuf::from("/sys/fs/cgroup");
+        let mount = PathBuf::from(USUAL);
         enable(&mount)?;
         let base = mount.join("podvm");
         fs::create_dir_all(&base)?;
@@ -29,7 +30,7 @@ impl Cgroups {
         Ok(Cgroups::Full { mount, base: "podvm".into() })
     }
 
-    /// On a host: what is mounted there.
+    /// On a host, in a mount namespace of the agent's own: what is mounted there.
     pub fn of_host() -> io::Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts")?;
         let Some(mount) = mounts.lines().find_map(|line| {
@@ -49,7 +50,12 @@ impl Cgroups {
             enable(&base)?;
             return Ok(Cgroups::Full { mount, base: name });
         }
-        Ok(Cgroups::Bare { base })
+        // crun refuses hosts that mount both versions. In this mount namespace, which is the agent's own, it shall see one.
+        let usual = Path::new(USUAL);
+        if mount != usual {
+            sys::mount(&mount.to_string_lossy(), usual, "", libc::MS_BIND, "")?;
+        }
+        Ok(Cgroups::Bare { base: usual.join(name) })
     }
 
     fn base(&self) -> Option<PathBuf> {

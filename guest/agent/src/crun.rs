@@ -51,7 +51,7 @@ impl Failed {
         if of_command && (text.contains("not found") || text.contains("no such file")) {
             return Some(127);
         }
-        if of_command && (text.contains("permission denied") || text.contains("exec format") || text.contains("is a directory")) {
+        if of_command && (text.contains("not executable") || text.contains("permission denied") || text.contains("exec format") || text.contains("is a directory")) {
             return Some(126);
         }
         None
@@ -206,6 +206,7 @@ mod tests {
         let code = |message: &str| Failed::new(message).shell_code();
         assert_eq!(code("executable file `nope` not found in $PATH: No such file or directory"), Some(127));
         assert_eq!(code("exec failed: Permission denied"), Some(126));
+        assert_eq!(code("the path `/etc/passwd` exists but it is not executable: Operation not permitted"), Some(126));
         assert_eq!(code("mount `proc`: Permission denied"), None);
     }
 

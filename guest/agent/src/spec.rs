@@ -1,7 +1,8 @@
 //! The OCI spec: checked as it comes from the server, completed with what only the agent knows, written as config.json.
 
 use crate::fail::invalid;
-use crate::pb::oci::v1::{Mount, Namespace, Process, Spec, User};
+use crate::container::update::weight;
+use crate::pb::oci::v1::{Mount, Namespace, Process, Resources, Spec, User};
 use crate::users::Identity;
 use std::path::Path;
 use tonic::Status;
@@ -125,6 +126,9 @@ pub fn complete(mut spec: Spec, facts: &Facts) -> Spec {
     }
     let linux = spec.linux.get_or_insert_default();
     linux.cgroups_path = facts.cgroups_path.clone();
+    if let (Some(resources), true) = (&mut linux.resources, facts.cgroups_path.is_some()) {
+        weigh(resources);
+    }
     linux.namespaces.retain(|n| n.r#type != "pid");
     if !linux.namespaces.iter().any(|n| n.r#type == "mount") {
         linux.namespaces.push(Namespace { r#type: "mount".into(), path: None });
@@ -134,6 +138,14 @@ pub fn complete(mut spec: Spec, facts: &Facts) -> Spec {
         linux.namespaces.push(Namespace { r#type: "pid".into(), path });
     }
     spec
+}
+
+/// Shares as a weight by the agent's own conversion: crun's differs from version to version, and an update must not change what was equal.
+fn weigh(resources: &mut Resources) {
+    let shares = resources.cpu.as_mut().and_then(|cpu| cpu.shares.take()).filter(|s| *s != 0);
+    if let Some(shares) = shares {
+        resources.unified.entry("cpu.weight".into()).or_insert(weight(shares).to_string());
+    }
 }
 
 fn complete_process(process: &mut Process, identity: &Identity) {
@@ -151,7 +163,7 @@ fn complete_process(process: &mut Process, identity: &Identity) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pb::oci::v1::{Capabilities, Linux, Memory, Resources, Rlimit};
+    use crate::pb::oci::v1::{Capabilities, Cpu, Linux, Memory, Rlimit};
 
     fn identity() -> Identity {
         Identity { uid: 1000, gid: 0, groups: vec![0, 5], home: "/h".into() }
@@ -191,7 +203,8 @@ mod tests {
         }
         spec.mounts = vec![mount("podvm:hosts", "bind", &["rw"]), mount("proc", "proc", &[])];
         let memory = Some(Memory { limit: Some(-1), ..Default::default() });
-        let resources = Some(Resources { memory, ..Default::default() });
+        let cpu = Some(Cpu { shares: Some(1024), period: Some(100_000), ..Default::default() });
+        let resources = Some(Resources { memory, cpu, ..Default::default() });
         spec.linux = Some(Linux { resources, masked_paths: vec!["/proc/kcore".into()], ..Default::default() });
         check(&spec).unwrap();
         let who = identity();
@@ -212,7 +225,7 @@ mod tests {
                 {"destination": "/m", "source": "proc", "type": "proc"},
             ],
             "linux": {
-                "resources": {"memory": {"limit": -1}},
+                "resources": {"memory": {"limit": -1}, "cpu": {"period": 100_000}, "unified": {"cpu.weight": "100"}},
                 "cgroupsPath": "/podvm/c-a",
                 "namespaces": [{"type": "mount"}, {"type": "pid"}],
                 "maskedPaths": ["/proc/kcore"],

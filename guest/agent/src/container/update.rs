@@ -109,8 +109,8 @@ fn check_name(name: &str) -> Result<(), Status> {
     Ok(())
 }
 
-/// cpu.shares (2 … 262144) as cpu.weight (1 … 10000), the way crun and runc do: 1024 becomes 100.
-fn weight(shares: u64) -> u64 {
+/// cpu.shares (2 … 262144) as cpu.weight (1 … 10000), by the curve that runc and crun have since 2025: the default 1024 becomes the default 100.
+pub fn weight(shares: u64) -> u64 {
     let shares = shares.clamp(2, 262_144) as f64;
     let log = shares.log2();
     let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
