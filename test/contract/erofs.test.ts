@@ -10,16 +10,17 @@ import {
   readlinkSync,
   rmSync,
 } from "node:fs";
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, rmdir, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import test, { type ExecutionContext } from "ava";
+import { bundleTool } from "../../src/host/assets.js";
 import { defaultImageLimits } from "../../src/image/limits.js";
 import { StoreFiles } from "../../src/image/store/files.js";
 import { makeImageIndex } from "../../src/image/store/image-index.js";
 import { LayerStore } from "../../src/image/store/layers.js";
-import { digestOf } from "../support/registry-push.js";
+import { digestOf, testAssets } from "../support/registry-push.js";
 import { makeTar, type TarItem } from "../support/tar.js";
 
 /**
@@ -48,8 +49,8 @@ const limits = {
   maxMetadataBytes: defaultImageLimits.maxMetadataBytes,
 };
 
-/** Puts the layers in a new store and mounts the image's device read-only. @returns the mount point */
-async function mounted(t: ExecutionContext, layers: readonly Buffer[]): Promise<string> {
+/** Puts the layers in a new store. @returns the image's device as one file */
+async function deviceOf(t: ExecutionContext, layers: readonly Buffer[]): Promise<string> {
   const root = await workFolder(t);
   const files = new StoreFiles(join(root, "images"));
   await files.prepare();
@@ -71,8 +72,14 @@ async function mounted(t: ExecutionContext, layers: readonly Buffer[]): Promise<
     t.is(lstatSync(path).mode & 0o777, 0o444);
     await pipeline(createReadStream(path, { end: bytes - 1 }), createWriteStream(device, { flags: "a" }));
   }
-  const mountPoint = join(root, "mnt");
-  await mkdir(mountPoint);
+  return device;
+}
+
+/** Mounts the image's device read-only. @returns the mount point */
+async function mounted(t: ExecutionContext, layers: readonly Buffer[]): Promise<string> {
+  const device = await deviceOf(t, layers);
+  const mountPoint = await mkdtemp(join(tmpdir(), "podvm-erofs-mnt-"));
+  t.teardown(() => rmdir(mountPoint));
   execFileSync("mount", ["-t", "erofs", "-o", "ro,loop", device, mountPoint]);
   t.teardown(() => execFileSync("umount", [mountPoint]));
   return mountPoint;
@@ -377,6 +384,12 @@ check("hostile names stay inside the tree", async (t) => {
   t.deepEqual(readdirSync(mount).sort(), ["abs", "b", "double", "etc", "hl", "loop", "out", "outside"]);
   t.is(readFileSync(join(mount, "outside/file"), "utf8"), "through a link that points out");
   t.is(readFileSync(join(mount, "hl"), "utf8"), "absolute");
+});
+
+test("fsck.erofs finds nothing wrong with a device, and all of it", async (t) => {
+  const device = await deviceOf(t, randomLayers(99).map(makeTar));
+  const said = execFileSync(bundleTool(testAssets(), "fsck.erofs"), ["-d3", "--extract", device], { encoding: "utf8" });
+  t.regex(said, /No errors found/);
 });
 
 check("random layers, as GNU tar would leave them", async (t) => {

@@ -462,7 +462,7 @@ test("429 and 503 are tried again, as Retry-After says; other errors are not", a
   t.is(forbidden.requests.length, 1);
 });
 
-test("a stalled connection is given up and resumed; one that always stalls ends the pull", async (t) => {
+test.serial("a stalled connection is given up and resumed; one that always stalls ends the pull", async (t) => {
   const image = await pushed({ layers: [randomLayer(300_000)] });
   const stall: (times: number) => Fault =
     (times) =>
@@ -474,7 +474,7 @@ test("a stalled connection is given up and resumed; one that always stalls ends 
       if (before === 0) response.write(body.subarray(0, 60_000));
       return true;
     };
-  const limits = { stallMs: 400 };
+  const limits = { stallMs: 1500, attempts: 4 };
   const once = await newStore(t, { limits });
   t.is((await once.store.pull(ref((await proxied(t, stall(1))).host, image))).id, image.configDigest);
   const always = await newStore(t, { limits });
