@@ -1,6 +1,7 @@
+import { readBundleManifest, readGuestManifest } from "../bundle/manifest.js";
 import { loadConfig } from "../config/config.js";
 import { PodvmError } from "../host/errors.js";
-import { locateAssets, readManifest } from "../host/locate-assets.js";
+import { locateAssets } from "../host/locate-assets.js";
 import { podvmVersion } from "../host/version.js";
 import { call } from "./client.js";
 import { withClients } from "./connect.js";
@@ -15,18 +16,18 @@ export async function showVersion(options: ClientOptions & { json?: boolean }): 
     return { version: answer.runtimeVersion, criVersion: answer.runtimeApiVersion };
   }).catch(absent("unavailable"));
   const assets = await locateAssets(config.assetsDir).catch(absent("failed_precondition"));
-  const bundle = assets && (await readManifest(assets.bundle));
-  const guest = assets && (await readManifest(assets.guest));
+  const bundle = assets && (await readBundleManifest(assets.bundle));
+  const guest = assets && (await readGuestManifest(assets.guest));
   const versions = { podvm: podvmVersion(), node: process.versions.node, server, bundle, guest };
   if (options.json) return printJson(versions);
-  const tools = Object.entries((bundle?.tools as Record<string, unknown> | undefined) ?? {});
+  const tools = Object.entries(bundle?.tools ?? {});
   const rows = [
     ["podvm", versions.podvm],
     ["node", versions.node],
     ["server", server ? `${server.version} (CRI ${server.criVersion})` : "not running"],
-    ["runtime bundle", bundle ? String(bundle.digest) : "not installed: make setup"],
-    ...tools.map(([name, version]) => [`  ${name}`, String(version)]),
-    ["guest image", guest ? String(guest.digest) : "not installed: make setup"],
+    ["runtime bundle", bundle ? bundle.digest : "not installed: make setup"],
+    ...tools.map(([name, version]) => [`  ${name}`, version]),
+    ["guest image", guest ? guest.digest : "not installed: make setup"],
   ];
   process.stdout.write(table(["WHAT", "VERSION"], rows));
 }

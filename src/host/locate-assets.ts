@@ -2,7 +2,6 @@
 import { access, constants, realpath } from "node:fs/promises";
 import type { Assets } from "./assets.js";
 import { errno, PodvmError } from "./errors.js";
-import { readFileIfThere } from "./files.js";
 
 /** Assets with links resolved, so that a later update does not change them under whoever holds them. Rejects with failed_precondition. */
 export async function locateAssets(assetsDir: string): Promise<Assets> {
@@ -13,23 +12,6 @@ export async function locateAssets(assetsDir: string): Promise<Assets> {
     throw lacks("podvm-launch", launch, err);
   });
   return { bundle, guest, launch };
-}
-
-/** The manifest.json of an asset folder; untyped, for showing. failed_precondition where it is missing or no JSON object. */
-export async function readManifest(folder: string): Promise<Record<string, unknown>> {
-  const path = `${folder}/manifest.json`;
-  const text = await readFileIfThere(path);
-  if (text === undefined) throw lacks("an asset's manifest", path, "ENOENT");
-  try {
-    const value: unknown = JSON.parse(text);
-    if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
-  } catch {
-    // said below
-  }
-  throw new PodvmError(
-    "failed_precondition",
-    `${path}: wanted a JSON object, found something else; run \`make setup\``,
-  );
 }
 
 async function current(assetsDir: string, kind: string, what: string, files: string[]): Promise<string> {
@@ -46,7 +28,7 @@ async function current(assetsDir: string, kind: string, what: string, files: str
 }
 
 function lacks(what: string, path: string, err: unknown): PodvmError {
-  const found = typeof err === "string" ? err : (errno(err) ?? String(err));
+  const found = errno(err) ?? String(err);
   return new PodvmError(
     "failed_precondition",
     `wanted ${what} at ${path}, found ${found}; run \`make setup\`, or set assets_dir to where it is`,

@@ -1,10 +1,10 @@
 /** Folders, space, assets, CNI, the server: what belongs to this installation. */
 import { access, constants, readFile, stat, statfs } from "node:fs/promises";
 import { dirname } from "node:path";
+import { readBundleManifest, readGuestManifest } from "../../bundle/manifest.js";
 import type { Config } from "../../config/config.js";
 import type { Assets } from "../../host/assets.js";
 import { errno, messageOf, PodvmError } from "../../host/errors.js";
-import { readManifest } from "../../host/locate-assets.js";
 import { silentLogger } from "../../host/log.js";
 import { ConfigWatcher } from "../../network/watcher.js";
 import { call, connect } from "../client.js";
@@ -43,14 +43,13 @@ export async function passableFinding(config: Config): Promise<Finding> {
 }
 
 export async function assetFindings(assets: Assets): Promise<Finding[]> {
-  const [bundle, guest] = await Promise.all([readManifest(assets.bundle), readManifest(assets.guest)]);
-  const tools = (bundle.tools ?? {}) as Record<string, unknown>;
+  const [bundle, guest] = await Promise.all([readBundleManifest(assets.bundle), readGuestManifest(assets.guest)]);
   const versions = ["qemu", "kernel", "erofs-utils", "cni-plugins"].map(
-    (tool) => `${tool} ${String(tools[tool] ?? "?")}`,
+    (tool) => `${tool} ${bundle.tools[tool] ?? "?"}`,
   );
   return [
-    ok("runtime bundle", `${String(bundle.digest)}: ${versions.join(", ")}`),
-    ok("guest image", `${String(guest.digest)}: kernel ${String(guest.kernel ?? "?")}`),
+    ok("runtime bundle", `${bundle.digest}: ${versions.join(", ")}`),
+    ok("guest image", `${guest.digest}: kernel ${guest.kernel}`),
   ];
 }
 

@@ -1,5 +1,5 @@
 import { Command } from "commander";
-import { type CommonOptions, withConfig } from "../options.js";
+import { type ClientOptions, type CommonOptions, withConfig, withServer } from "../options.js";
 
 export function bundleCommand(): Command {
   const bundle = new Command("bundle").description(
@@ -13,6 +13,13 @@ export function bundleCommand(): Command {
         await (await import("../show-bundle.js")).showBundle(options);
       }),
     { isDefault: true },
+  );
+  bundle.addCommand(
+    withServer(new Command("prune"))
+      .description("Remove versions that are neither current nor used by the server, a pod or a running VM.")
+      .action(async (options: ClientOptions) => {
+        await (await import("../prune-bundle.js")).pruneBundle(options);
+      }),
   );
   return bundle;
 }

@@ -1,6 +1,7 @@
 import test from "ava";
 import { vmInfo } from "../../../src/cli/list-pods.js";
 import { age, printable, shortId, size, table } from "../../../src/cli/output.js";
+import { assetFoldersIn } from "../../../src/cli/prune-bundle.js";
 import { summary } from "../../../src/cli/pull.js";
 import { pick } from "../../../src/cli/remove-pods.js";
 import { PodvmError } from "../../../src/host/errors.js";
@@ -57,4 +58,16 @@ test("the VM's part of a verbose status, also when it is something else", (t) =>
   t.deepEqual(vmInfo({ info: '{"pid": 42, "vmm": "qemu", "vcpus": 0, "more": 1}' }), { vmPid: 42, vmm: "qemu" });
   t.deepEqual(vmInfo({}), {});
   t.deepEqual(vmInfo({ info: "no json" }), {});
+});
+
+test("asset folders are found in a VMM's command line", (t) => {
+  const a = "/var/lib/podvm/assets/bundle/0123456789abcdef";
+  const g = "/x y/guest/fedcba9876543210";
+  t.deepEqual(
+    assetFoldersIn(
+      `${a}/bin/qemu-system-x86_64\0-L\0${a}/share/qemu\0-kernel\0${g}/vmlinux\0-drive\0file=${a}/z,if=none`,
+    ),
+    [a, a, g, a],
+  );
+  t.deepEqual(assetFoldersIn("/a/bundle/0123456789abcdef0\0/a/bundle/current"), []);
 });
