@@ -164,7 +164,8 @@ export class OutputPump {
 
   async #shutDown(last: () => Promise<void>): Promise<void> {
     this.#stop.abort(new PodvmError("cancelled", "the output pump was closed"));
-    this.#stream?.cancel();
+    // After the end the agent still has to take the last acknowledgement, which cancelling could overtake.
+    if (!this.#complete) this.#stream?.cancel();
     await this.#running;
     await last();
     this.#settle();

@@ -42,6 +42,8 @@ interface SessionEvents {
 
 const FIRST_BACKOFF_MS = 50;
 const MAX_BACKOFF_MS = 2000;
+/** Longest wait after a connection that had been up; a guest that breaks one after the other gets five a second. */
+const MAX_BROKEN_MS = 200;
 /** A connection that lasted this long was a good one: the next attempt comes soon again. */
 const GOOD_MS = 5000;
 
@@ -125,9 +127,11 @@ export class AgentSession extends EventEmitter<SessionEvents> {
     let first = true;
     while (!this.closed) {
       const started = Date.now();
+      let wasUp = false;
       try {
         await this.#connection(first, () => {
           first = false;
+          wasUp = true;
         });
       } catch (err) {
         this.#lastError = PodvmError.from(err);
@@ -135,7 +139,9 @@ export class AgentSession extends EventEmitter<SessionEvents> {
         if (this.#lastError.code === "failed_precondition") return this.#fail(this.#lastError);
         this.#logger.debug("no connection to the agent", { error: messageOf(err) });
       }
-      backoff = Date.now() - started > GOOD_MS ? FIRST_BACKOFF_MS : Math.min(backoff * 2, MAX_BACKOFF_MS);
+      const longest = wasUp ? MAX_BROKEN_MS : MAX_BACKOFF_MS;
+      const good = wasUp && Date.now() - started > GOOD_MS;
+      backoff = good ? FIRST_BACKOFF_MS : Math.min(backoff * 2, longest);
       if (!this.closed) await this.#pause(backoff * (0.5 + Math.random() / 2));
     }
   }
