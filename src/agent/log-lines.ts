@@ -22,9 +22,13 @@ export const MAX_LINE_CHUNKS = 256;
 
 const NEWLINE = 10;
 
+/** Most containers write little, and a node has hundreds of them. */
+const FIRST_BYTES = 8 * 1024;
+const KEPT_BYTES = 8 << 20;
+
 /** A growing buffer that is filled with lines, written, and filled again. */
 export class LineBuffer {
-  #bytes = Buffer.allocUnsafe(256 * 1024);
+  #bytes = Buffer.allocUnsafe(FIRST_BYTES);
   length = 0;
 
   /** What was put in since `clear`. Valid until the next call of any method. */
@@ -47,7 +51,7 @@ export class LineBuffer {
   clear(): void {
     this.length = 0;
     // One burst of empty lines grows the buffer fifty-fold: do not keep that for ever.
-    if (this.#bytes.length > 8 << 20) this.#bytes = Buffer.allocUnsafe(256 * 1024);
+    if (this.#bytes.length > KEPT_BYTES) this.#bytes = Buffer.allocUnsafe(FIRST_BYTES);
   }
 
   #grow(need: number): void {

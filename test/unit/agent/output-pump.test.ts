@@ -3,7 +3,9 @@ import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, symlink, writeFile
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import { status } from "@grpc/grpc-js";
 import test, { type ExecutionContext } from "ava";
+import { fromGrpc } from "../../../src/agent/errors.js";
 import { MAX_LINE_CHUNKS } from "../../../src/agent/log-lines.js";
 import { decodePosition, SLOT_BYTES } from "../../../src/agent/log-position.js";
 import { OutputPump, type OutputPumpOptions } from "../../../src/agent/output-pump.js";
@@ -447,5 +449,29 @@ test("an impossible line length is refused", async (t) => {
   const dir = await folder(t);
   for (const maxLine of [0, 63, 1 << 20, 100.5]) {
     await t.throwsAsync(OutputPump.open(options(dir, new FakeSpool([]), { maxLine })), { message: /longest log line/ });
+  }
+});
+
+test("a container that is gone, or output that the guest cannot have, ends the reading; a broken stream does not", async (t) => {
+  for (const [code, ends] of [
+    [status.NOT_FOUND, true],
+    [status.OUT_OF_RANGE, true],
+    [status.ABORTED, false],
+    [status.CANCELLED, false],
+    [status.INTERNAL, false],
+  ] as const) {
+    const dir = await folder(t);
+    const { chunks, expected } = output(90, 500);
+    const spool = new FakeSpool(chunks);
+    let refuse = true;
+    spool.batch = () => {
+      if (!refuse) return 4;
+      refuse = false;
+      throw fromGrpc(Object.assign(new Error("no"), { code, details: "no" }), "Output");
+    };
+    const pump = await OutputPump.open(options(dir, spool));
+    t.is(await pump.drained(20_000), !ends, status[code]);
+    await pump.close();
+    if (!ends) await check(t, dir, spool, expected, status[code]);
   }
 });
