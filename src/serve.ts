@@ -9,6 +9,7 @@ import { AdminService } from "./gen/admin/v1/admin.js";
 import { bundleTool } from "./host/assets.js";
 import { DocumentStore } from "./host/document-store.js";
 import { messageOf } from "./host/errors.js";
+import { groupNumber } from "./host/groups.js";
 import { lockState } from "./host/instance-lock.js";
 import { KeyedLock } from "./host/keyed-lock.js";
 import { locateAssets } from "./host/locate-assets.js";
@@ -113,6 +114,7 @@ export async function serve({ config, configPath }: ServeOptions): Promise<void>
     services: [{ definition: AdminService, handlers: createAdminHandlers({ images, parseReference, metrics }) }],
     socketPath: config.socket,
     socketMode: config.socketMode,
+    ...(config.socketGroup !== undefined && { socketGid: await groupNumber(config.socketGroup) }),
     logger,
     ready: () => ready,
     observe: metrics.observeRpc,

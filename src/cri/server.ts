@@ -1,6 +1,6 @@
 /** The CRI socket: both services through the wrapper, gRPC reflection, and an orderly end. */
 import { existsSync } from "node:fs";
-import { chmod, lstat, mkdir, mkdtemp, rename, rm, unlink } from "node:fs/promises";
+import { chmod, chown, lstat, mkdir, mkdtemp, rename, rm, unlink } from "node:fs/promises";
 import { createRequire } from "node:module";
 import net from "node:net";
 import { dirname, join } from "node:path";
@@ -23,6 +23,8 @@ export interface CriServerOptions {
   socketPath: string;
   /** Permission bits of the socket from its first moment on. Default 0600. */
   socketMode?: number;
+  /** Group of the socket. Default: the process's. */
+  socketGid?: number;
   logger: Logger;
   ready: () => boolean;
   observe?: (method: string, code: string, seconds: number) => void;
@@ -44,7 +46,7 @@ export interface CriServer {
 }
 
 export function createCriServer(options: CriServerOptions): CriServer {
-  const { socketPath, socketMode = 0o600, logger } = options;
+  const { socketPath, socketMode = 0o600, socketGid, logger } = options;
   const stopping = new AbortController();
   const server = new Server({
     "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
@@ -89,7 +91,7 @@ export function createCriServer(options: CriServerOptions): CriServer {
   return {
     async listen() {
       await removeStaleSocket(socketPath);
-      inode = await listenAt(listener, socketPath, socketMode);
+      inode = await listenAt(listener, socketPath, socketMode, socketGid);
       listener.on("error", (err) => logger.error("CRI socket", { err }));
     },
     inject,
@@ -107,7 +109,7 @@ const MAX_SOCKET_PATH = 107;
  * Listens at `path`, answers the socket's inode. The socket is made in a folder that only we may enter, gets its mode there, and is then
  * renamed into place: at no moment can anyone else connect through a laxer mode, whatever the process's umask.
  */
-async function listenAt(listener: net.Server, path: string, mode: number): Promise<bigint> {
+async function listenAt(listener: net.Server, path: string, mode: number, gid?: number): Promise<bigint> {
   const folder = dirname(path);
   if (Buffer.byteLength(path) > MAX_SOCKET_PATH || Buffer.byteLength(folder) + 12 > MAX_SOCKET_PATH) {
     throw new PodvmError("invalid_argument", `socket path ${path}: longer than ${MAX_SOCKET_PATH} bytes`);
@@ -123,6 +125,7 @@ async function listenAt(listener: net.Server, path: string, mode: number): Promi
         resolve();
       });
     });
+    if (gid !== undefined) await chown(made, process.getuid?.() ?? 0, gid);
     await chmod(made, mode);
     const { ino } = await lstat(made, { bigint: true });
     await rename(made, path);

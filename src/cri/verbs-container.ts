@@ -30,7 +30,7 @@ type ContainerVerbs = Pick<
 >;
 
 export function containerVerbs(pods: PodContext): ContainerVerbs {
-  const parking = new Parking<Container>();
+  const parking = new Parking<Container>((container) => pods.registry.findContainer(container.id) === container);
   return {
     async createContainer(request, call) {
       const config = parseContainer(request.config);

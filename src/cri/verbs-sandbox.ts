@@ -16,7 +16,7 @@ type SandboxVerbs = Pick<
 >;
 
 export function sandboxVerbs(pods: PodContext): SandboxVerbs {
-  const parking = new Parking<Pod>();
+  const parking = new Parking<Pod>((pod) => pods.registry.findPod(pod.id) === pod);
   return {
     async runPodSandbox(request, call) {
       const config = parseSandbox(request.config, request.runtimeHandler);

@@ -5,6 +5,8 @@ interface Parked<T> {
   /** Callers that still wait; 0 when every client gave up. */
   waiting: number;
   claimed: boolean;
+  /** Once it is there. */
+  result?: T;
 }
 
 /**
@@ -14,7 +16,11 @@ interface Parked<T> {
 export class Parking<T> {
   private readonly parked = new Map<string, Parked<T>>();
 
-  constructor(private readonly keepMs = 300_000) {}
+  /** `exists` says whether a finished result is still there: one that was removed meanwhile must not be handed out. */
+  constructor(
+    private readonly exists: (result: T) => boolean,
+    private readonly keepMs = 300_000,
+  ) {}
 
   /**
    * Runs `work` under `name`, or joins the one under way, or answers with a finished one whose client had gone. `signal` says that
@@ -22,6 +28,7 @@ export class Parking<T> {
    */
   async run(name: string, signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
     let entry = this.parked.get(name);
+    if (entry?.result !== undefined && !this.exists(entry.result)) entry = undefined;
     if (!entry) {
       entry = { work: work(), waiting: 0, claimed: false };
       this.parked.set(name, entry);
@@ -56,7 +63,8 @@ export class Parking<T> {
       if (this.parked.get(name) === entry) this.parked.delete(name);
     };
     entry.work.then(
-      () => {
+      (result) => {
+        entry.result = result;
         if (!entry.claimed) setTimeout(forget, this.keepMs).unref();
       },
       forget, // a failure is not parked: the retry tries again

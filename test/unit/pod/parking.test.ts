@@ -4,7 +4,7 @@ import { hasCode } from "../../../src/host/errors.js";
 import { Parking } from "../../../src/pod/parking.js";
 
 test("a retry joins the work under way", async (t) => {
-  const parking = new Parking<number>();
+  const parking = new Parking<number>(() => true);
   let runs = 0;
   const work = async () => {
     await sleep(10);
@@ -15,7 +15,7 @@ test("a retry joins the work under way", async (t) => {
 });
 
 test("a client that goes away gets cancelled, its work goes on, and the retry finds the result", async (t) => {
-  const parking = new Parking<string>();
+  const parking = new Parking<string>(() => true);
   const client = new AbortController();
   let finished = false;
   const first = parking.run("a", client.signal, async () => {
@@ -32,7 +32,20 @@ test("a client that goes away gets cancelled, its work goes on, and the retry fi
 });
 
 test("a failure is not kept", async (t) => {
-  const parking = new Parking<number>();
+  const parking = new Parking<number>(() => true);
   await t.throwsAsync(parking.run("a", undefined, () => Promise.reject(new Error("no"))));
   t.is(await parking.run("a", undefined, async () => 1), 1);
+});
+
+test("a result that was removed meanwhile is not handed out", async (t) => {
+  const there = new Set(["first"]);
+  const parking = new Parking<string>((result) => there.has(result));
+  const client = new AbortController();
+  const first = parking.run("a", client.signal, async () => "first");
+  client.abort();
+  await t.throwsAsync(first);
+  await sleep(5);
+  there.delete("first");
+  there.add("second");
+  t.is(await parking.run("a", undefined, async () => "second"), "second");
 });
