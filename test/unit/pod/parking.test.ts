@@ -41,10 +41,13 @@ test("a result that was removed meanwhile is not handed out", async (t) => {
   const there = new Set(["first"]);
   const parking = new Parking<string>((result) => there.has(result));
   const client = new AbortController();
-  const first = parking.run("a", client.signal, async () => "first");
+  const first = parking.run("a", client.signal, async () => {
+    await sleep(5);
+    return "first";
+  });
   client.abort();
   await t.throwsAsync(first);
-  await sleep(5);
+  await sleep(30);
   there.delete("first");
   there.add("second");
   t.is(await parking.run("a", undefined, async () => "second"), "second");
