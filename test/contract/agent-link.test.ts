@@ -1,31 +1,21 @@
 /** The server's side of the link against the real agent, run as a plain process, with real crun. */
-import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import {
-  copyFileSync,
-  createReadStream,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
-import { readFile, rename } from "node:fs/promises";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import net from "node:net";
 import { tmpdir } from "node:os";
-import { basename, dirname, join } from "node:path";
-import { createInterface } from "node:readline";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import test from "ava";
 import type { Agent } from "../../src/agent/client.js";
 import { sayHello } from "../../src/agent/hello.js";
 import { connectAgent } from "../../src/agent/link.js";
 import { OutputPump } from "../../src/agent/output-pump.js";
-import { AgentSession } from "../../src/agent/session.js";
-import { CreateContainerRequest, type Event, type ExecResponse, Stream } from "../../src/gen/agent/v1/agent.js";
+import { type Event, type ExecResponse, Stream } from "../../src/gen/agent/v1/agent.js";
 import type { PodvmError } from "../../src/host/errors.js";
 import { silentLogger } from "../../src/host/log.js";
+import { containerRequest, makeRoot, session, torture, written } from "./agent-host.js";
 
 function agentBinary(): string | undefined {
   if (process.env.PODVM_AGENT) return process.env.PODVM_AGENT;
@@ -85,46 +75,8 @@ function connect(path = socket): Promise<Agent> {
   return connectAgent({ path }, { deadlineMs: 30_000, logger: silentLogger });
 }
 
-/** Programs of this machine with their libraries. */
-function makeRoot(root: string): void {
-  for (const name of ["bin", "etc", "proc", "dev", "tmp"]) mkdirSync(join(root, name), { recursive: true });
-  for (const program of ["sh", "cat", "sleep", "seq", "head"]) {
-    const path = [`/bin/${program}`, `/usr/bin/${program}`].find((candidate) => existsSync(candidate));
-    if (!path) throw new Error(`no ${program} on this machine`);
-    copyFileSync(path, join(root, "bin", program));
-    const libraries = execFileSync("ldd", [path], { encoding: "utf8" }).split(/\s+/);
-    for (const library of libraries.filter((word) => word.startsWith("/"))) {
-      mkdirSync(join(root, dirname(library)), { recursive: true });
-      copyFileSync(library, join(root, library));
-    }
-  }
-  writeFileSync(join(root, "etc/passwd"), "root:x:0:0::/root:/bin/sh\n");
-  writeFileSync(join(root, "etc/group"), "root:x:0:\n");
-}
-
-function container(id: string, script: string, stdin = false): CreateContainerRequest {
-  const mount = (source: string, type: string, destination: string, options: string[]) => ({
-    source,
-    type,
-    destination,
-    options,
-  });
-  return CreateContainerRequest.fromPartial({
-    containerId: id,
-    image: { serial: `dir:${join(dir, "image")}` },
-    stdin,
-    stdinOnce: stdin,
-    spec: {
-      process: { args: ["sh", "-c", script], env: ["PATH=/bin"], cwd: "/" },
-      mounts: [
-        mount("proc", "proc", "/proc", []),
-        mount("tmpfs", "tmpfs", "/dev", ["mode=755"]),
-        mount("podvm:shm", "bind", "/dev/shm", ["rw"]),
-      ],
-      linux: { namespaces: [{ type: "mount" }] },
-    },
-  });
-}
+const container = (id: string, script: string, stdin = false) =>
+  containerRequest(id, `dir:${join(dir, "image")}`, script, stdin);
 
 async function start(agent: Agent, id: string, script: string, stdin = false): Promise<void> {
   await agent.createContainer(container(id, script, stdin));
@@ -149,68 +101,6 @@ function ended(raw: net.Socket): Promise<void> {
       resolve();
     });
   });
-}
-
-/** The content of log lines, put together again: what the container wrote. */
-async function written(files: string[], stream: "stdout" | "stderr"): Promise<string> {
-  const parts: string[] = [];
-  for (const file of files) {
-    for await (const line of createInterface({ input: createReadStream(file, "latin1") })) {
-      const [, name, tag, content] = /^\S{30} (stdout|stderr) ([PF]) (.*)$/s.exec(line) ?? [];
-      if (name === undefined) throw new Error(`no line of a container's log: ${line.slice(0, 200)}`);
-      if (name === stream) parts.push(content ?? "", tag === "F" ? "\n" : "");
-    }
-  }
-  return parts.join("");
-}
-
-/** Forwards connections to the agent, and cuts them in the middle of whatever is on the way. */
-class Cutter {
-  readonly path: string;
-  cuts = 0;
-  /** Bytes from the agent after which a connection is cut; asked for each connection. */
-  after: () => number = () => Number.POSITIVE_INFINITY;
-  onCut: () => void = () => {};
-  #sockets = new Set<net.Socket>();
-  #server: net.Server;
-
-  constructor(name: string) {
-    this.path = join(dir, name);
-    this.#server = net.createServer((front) => {
-      const back = net.connect(socket);
-      for (const [from, to] of [
-        [front, back],
-        [back, front],
-      ] as const) {
-        this.#sockets.add(from);
-        from.on("error", () => {});
-        from.on("close", () => {
-          this.#sockets.delete(from);
-          to.destroy();
-        });
-        from.pipe(to);
-      }
-      let left = this.after();
-      back.on("data", (bytes: Buffer) => {
-        left -= bytes.length;
-        if (left > 0 || back.destroyed) return;
-        this.cuts += 1;
-        front.destroy();
-        back.destroy();
-        this.onCut();
-      });
-    });
-    this.#server.listen(this.path);
-  }
-
-  close(): void {
-    for (const one of this.#sockets) one.destroy();
-    this.#server.close();
-  }
-}
-
-function session(path: string): AgentSession {
-  return new AgentSession({ address: { path }, podId: "pod1", serverVersion: "test", logger: silentLogger });
 }
 
 run("hello, versions, and the pod that it was made for", async (t) => {
@@ -362,61 +252,13 @@ run("ExecSync, Exec with input, Input of a container, events and statistics", as
 });
 
 run("fifty cuts in mid-stream: the log is what the container wrote, to the byte", async (t) => {
-  const cutter = new Cutter("cut50.sock");
-  t.teardown(() => cutter.close());
-  let seed = 1;
-  cutter.after = () => {
-    seed = (seed * 48271) % 2147483647;
-    return cutter.cuts < 50 ? 20_000 + (seed % 300_000) : Number.POSITIVE_INFINITY;
-  };
-  const link = session(cutter.path);
-  t.teardown(() => link.close());
-  const script = "seq 1 2400000 & seq -f 'err %g' 1 60000 >&2; wait; printf 'the end without line break'";
-  await start(await link.agent(30_000), "cut50", script);
-  const logPath = join(dir, "logs", "cut50", "0.log");
-  const open = () =>
-    OutputPump.open({
-      containerId: "cut50",
-      source: link,
-      logPath,
-      positionPath: join(dir, "logpos", "cut50"),
-      logger: silentLogger,
-    });
-  let rotations = 0;
-  // Done one after another, while the cuts go on.
-  let also = Promise.resolve();
-  cutter.onCut = () => {
-    const round = cutter.cuts;
-    also = also.then(async () => {
-      if (round % 10 === 3) {
-        // As when the server stops and comes back.
-        await pump.close();
-        pump = await open();
-      }
-      if (round % 10 === 7) {
-        await rename(logPath, `${logPath}.2026010${rotations++}-000000`);
-        await pump.reopen();
-      }
-    });
-  };
-  let pump = await open();
-  for (let i = 0; i < 3000 && cutter.cuts < 50; i++) await sleep(20);
-  await also;
-  t.is(cutter.cuts, 50, "each in the middle of output");
-  t.true(await pump.drained(90_000));
-  await pump.close();
-  const files = readdirSync(dirname(logPath)).sort();
-  t.is(files.length, rotations + 1);
-  const inOrder = [...files.filter((name) => name !== "0.log"), basename(logPath)].map((name) =>
-    join(dirname(logPath), name),
-  );
-  const numbers = (count: number, prefix = "") =>
-    Array.from({ length: count }, (_, i) => `${prefix}${i + 1}\n`).join("");
-  t.true((await written(inOrder, "stdout")) === `${numbers(2_400_000)}the end without line break`);
-  t.true((await written(inOrder, "stderr")) === numbers(60_000, "err "));
-  const agent = await link.agent(30_000);
-  t.is((await agent.waitContainer("cut50", 1000))?.exitCode, 0);
-  await agent.removeContainer("cut50");
+  await torture(t, {
+    name: "cut50",
+    dir,
+    target: socket,
+    lines: 2_400_000,
+    make: (script) => container("cut50", script),
+  });
 });
 
 run("a server that is away holds the container back; it loses nothing", async (t) => {
