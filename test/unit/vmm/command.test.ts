@@ -41,6 +41,11 @@ test("TCG gets one thread per CPU, a small code buffer and no string instruction
   t.deepEqual(values(build(), "-cpu"), ["max,-erms,-fsrm,-fzrm,-fsrs"]);
 });
 
+test("the machine has no timer that wakes an idle VM, and under TCG none to calibrate against", (t) => {
+  t.regex(values(build(), "-M")[0] ?? "", /^pc,.*hpet=off.*,pit=off/);
+  t.notRegex(values(build({}, "kvm"), "-M")[0] ?? "", /pit=off/);
+});
+
 test("KVM gets the host's CPU", (t) => {
   t.deepEqual(values(build({}, "kvm"), "-accel"), ["kvm"]);
   t.deepEqual(values(build({}, "kvm"), "-cpu"), ["host"]);
