@@ -1,7 +1,7 @@
 /** QEMU's command line. Pure: everything that it depends on is an argument. */
 import type { VmSpec } from "../vmm.js";
 import type { Accelerator } from "./accelerator.js";
-import { blockDevice, blockNode } from "./disks.js";
+import { blockDevice, blockNode, FIRST_LUN } from "./disks.js";
 
 /** Numbers of the descriptors that podvm-launch passes on. */
 export const FD = { qmp: 3, agent: 4, tap: 5, console: 6 } as const;
@@ -47,11 +47,11 @@ export function qemuArguments({ spec, guest, accelerator, console }: CommandOpti
     // Every disk is a LUN of this one controller: hot-added faster than PCI devices, and no slots to run out of.
     ["-device", "virtio-scsi-pci,id=scsi0,addr=3,disable-legacy=on,num_queues=1"],
     network(spec),
-    spec.disks.flatMap((disk) => [
+    spec.disks.flatMap((disk, i) => [
       "-blockdev",
       JSON.stringify(blockNode(spec, disk)),
       "-device",
-      JSON.stringify(blockDevice(disk)),
+      JSON.stringify(blockDevice(disk, FIRST_LUN + i)),
     ]),
     // Node gives a child a socket as standard error.
     console ? ["-chardev", `socket,id=con,fd=${FD.console}`, "-serial", "chardev:con"] : [],

@@ -78,10 +78,18 @@ export function blockNode(spec: VmSpec, disk: DiskSpec): Record<string, unknown>
   };
 }
 
-/** Arguments of device_add, or of -device. QEMU picks the next free LUN. */
-export function blockDevice(disk: DiskSpec): Record<string, unknown> {
+/**
+ * Where the first disk of a VM lies. Not at 0: Linux takes an event for LUN 0 as a request to scan the whole target, which it refuses where
+ * scanning is left to the guest's own init (scsi_mod.scan=manual).
+ */
+export const FIRST_LUN = 1;
+/** What a virtio-scsi controller can address. */
+export const LAST_LUN = 16_383;
+
+/** Arguments of device_add, or of -device. All disks are LUNs of target 0. */
+export function blockDevice(disk: DiskSpec, lun: number): Record<string, unknown> {
   const serial = disk.serial;
-  return { driver: "scsi-hd", id: deviceId(serial), bus: SCSI_BUS, "scsi-id": 0, drive: nodeName(serial), serial };
+  return { driver: "scsi-hd", id: deviceId(serial), bus: SCSI_BUS, "scsi-id": 0, lun, drive: nodeName(serial), serial };
 }
 
 const rawPath = (spec: VmSpec, serial: string) => `${diskFolder(spec)}/${serial}.raw`;

@@ -6,7 +6,17 @@ import { KeyedLock } from "../../host/keyed-lock.js";
 import type { Logger } from "../../host/log.js";
 import { isAlive, type ProcessRef, processStat } from "../../host/process.js";
 import type { DiskSpec, HostCost, LinkAddress, Vm, VmExit, VmSpec } from "../vmm.js";
-import { blockDevice, blockNode, checkSerial, deviceId, nodeName, placeDisk, removeDisk } from "./disks.js";
+import {
+  blockDevice,
+  blockNode,
+  checkSerial,
+  deviceId,
+  FIRST_LUN,
+  LAST_LUN,
+  nodeName,
+  placeDisk,
+  removeDisk,
+} from "./disks.js";
 import { exitReason, type Shutdown } from "./exit-reason.js";
 import { agentSocket, qmpSocket } from "./paths.js";
 import { Qmp, QmpRefused } from "./qmp.js";
@@ -32,6 +42,7 @@ export class QemuVm implements Vm {
   readonly #onExit: () => void;
   readonly #locks = new KeyedLock();
   #qmp: Qmp;
+  #nextLun: number;
   #shutdown?: Shutdown;
   #released = false;
 
@@ -41,6 +52,7 @@ export class QemuVm implements Vm {
     this.#stderr = options.stderr;
     this.#logger = options.logger;
     this.#onExit = options.onExit;
+    this.#nextLun = FIRST_LUN + options.spec.disks.length;
     this.#qmp = this.#listenTo(options.qmp);
     this.exited = this.#watch();
   }
@@ -104,13 +116,28 @@ export class QemuVm implements Vm {
       }
     }
     try {
-      await this.#qmp.execute("device_add", blockDevice(disk), deadlineMs);
+      await this.#addDevice(disk, deadlineMs);
     } catch (err) {
       // Refused, or the VMM is dying: in both cases nobody uses the node.
       await this.#qmp.execute("blockdev-del", { "node-name": nodeName(serial) }, COMMAND_MS).catch(() => {});
       await removeDisk(this.spec, serial);
       throw err;
     }
+  }
+
+  /** At the next free LUN. Which are taken is QEMU's to say: an earlier server may have attached others. */
+  async #addDevice(disk: DiskSpec, deadlineMs: number): Promise<void> {
+    for (let tries = FIRST_LUN; tries <= LAST_LUN; tries++) {
+      const lun = this.#nextLun;
+      this.#nextLun = lun < LAST_LUN ? lun + 1 : FIRST_LUN;
+      try {
+        await this.#qmp.execute("device_add", blockDevice(disk, lun), deadlineMs);
+        return;
+      } catch (err) {
+        if (!(err instanceof QmpRefused) || !err.message.includes("lun already used")) throw err;
+      }
+    }
+    throw new PodvmError("resource_exhausted", `the VM has ${LAST_LUN} disks already`);
   }
 
   async #detach(serial: string, deadlineMs: number): Promise<void> {

@@ -93,10 +93,10 @@ test("disks come in the order of the spec, images read-only", (t) => {
     .filter((device) => device.startsWith("{"))
     .map((json) => JSON.parse(json));
   t.deepEqual(
-    devices.map(({ serial, drive, bus }) => [serial, drive, bus]),
+    devices.map(({ serial, drive, bus, lun }) => [serial, drive, bus, lun]),
     [
-      ["scratch", "disk-scratch", "scsi0.0"],
-      ["img-1", "disk-img-1", "scsi0.0"],
+      ["scratch", "disk-scratch", "scsi0.0", 1],
+      ["img-1", "disk-img-1", "scsi0.0", 2],
     ],
   );
 });
