@@ -29,8 +29,16 @@ no_modules=(drivers/gpu drivers/infiniband drivers/hid drivers/input drivers/usb
 need_root_debian
 pins=$here/pins.txt
 [ -f "$pins" ] || die "no $pins; run: make bundle-update"
-inputs=$(digest_of podvm-bundle-1 "$pins" "$here"/{lib,apt,fetch,unpack,build}.sh)
-digest=$(printf '%s\n%s\n' "$inputs" "$ASSETS" | sha256sum | cut -c1-16) # the place is in it: programs name their loader by absolute path
+# digest_of_pins: sets `inputs` and `digest`. The place is in the digest: programs name their loader by absolute path.
+digest_of_pins() {
+  inputs=$(digest_of podvm-bundle-1 "$pins" "$here"/{lib,apt,fetch,unpack,build}.sh)
+  digest=$(printf '%s\n%s\n' "$inputs" "$ASSETS" | sha256sum | cut -c1-16)
+}
+digest_of_pins
+asked=$digest
+# Made of newer packages than the pins, when Debian no longer had those (fetch.sh): this file says which bundle that is.
+moved=$ASSETS/$KIND/.moved-$asked
+[ ! -f "$moved" ] || [ "${PODVM_PINS:-}" = strict ] || digest=$(<"$moved")
 if is_current "$digest"; then
   say "$ASSETS/$KIND/$digest is there"
   exit 0
@@ -50,7 +58,16 @@ trap 'rm -rf "$build"' EXIT
 ROOT=$build/root LISTS=$build/lists TAKEN=$build/taken OUT=$build/out
 mkdir -p "$OUT"/{bin,lib/xtables,share/qemu,cni,kernel/modules,licenses}
 
-fetch "$pins"
+digest=$asked
+fetch
+digest_of_pins
+final=$ASSETS/$KIND/$digest
+if [ -f "$final/manifest.json" ]; then # the newer packages are those of a bundle that is here, and perhaps in use
+  printf '%s' "$digest" >"$moved"
+  make_current "$digest"
+  say "$final is there"
+  exit 0
+fi
 say "unpacking ${#DEBS[@]} packages"
 unpack "$ROOT" "$LISTS" "${DEBS[@]}"
 
@@ -129,6 +146,7 @@ done
   printf '{\n  "digest": "%s",\n  "inputs": "%s",\n  "suite": "%s",\n' "$digest" "$inputs" "$SUITE"
   printf '  "tools": {\n    "qemu": "%s",\n    "kernel": "%s",\n    "crun": "%s",\n    "erofs-utils": "%s",\n    "e2fsprogs": "%s",\n    "zstd": "%s",\n    "cni-plugins": "%s",\n    "iproute2": "%s",\n    "iptables": "%s",\n    "nftables": "%s"\n  },\n' \
     "$qemu" "$release" "$crun" "$erofs" "$e2fs" "$zstd" "$cni" "$iproute" "$iptables" "$nft"
+  printf '  "pinned": %s,\n' "$([ "$digest" = "$asked" ] && echo true || echo false)"
   printf '  "packages": [\n'
   grep -xE "($(sed 's/[.+]/\\&/g' <<<"$kept" | paste -sd'|'))=.*" "$pins" | sed -E 's/^([^=]*)=(.*)$/    { "name": "\1", "version": "\2" }/; $!s/$/,/'
   printf '  ]\n}\n'
@@ -142,5 +160,6 @@ for p in qemu-system-x86_64 crun iptables; do
     die "the finished bundle's $p does not run from $final (is that file system mounted noexec?)"
   }
 done
+[ "$digest" = "$asked" ] || printf '%s' "$digest" >"$moved"
 make_current "$digest"
 say "done: $final, $(du -sm "$final" | cut -f1) MiB, QEMU $qemu, kernel $release, $(($(date +%s) - begun)) s"

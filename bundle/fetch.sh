@@ -1,10 +1,11 @@
 # Downloads exactly the packages of pins.txt. Sourced after lib.sh and apt.sh.
 
-# fetch PINS: leaves every pinned .deb in $CACHE/apt/archives and names them in DEBS. Each one's SHA-256 is checked against Debian's
-# signed lists. What is there already and right is not fetched again; an interrupted download goes on where it stopped.
+# fetch: leaves every .deb of the file $pins in $CACHE/apt/archives and names them in DEBS. Each one's SHA-256 is checked against Debian's
+# signed lists. What is there already and right is not fetched again; an interrupted download goes on where it stopped. Where Debian
+# has replaced a pinned version, $pins becomes a file of what is taken instead.
 fetch() {
-  local pins=$1 archives=$CACHE/apt/archives sums extra
-  sums=$archives/$(sha256sum <"$pins" | cut -c1-16).sha256
+  local archives=$CACHE/apt/archives sums extra
+  sums=$(sums_file)
   mapfile -t wanted < <(grep -v '^#' "$pins")
   [ ${#wanted[@]} -gt 0 ] || die "$pins lists no packages; run: make bundle-update"
   if [ -f "$sums" ] && (cd "$archives" && sha256sum --status -c "$sums" 2>/dev/null); then
@@ -14,6 +15,7 @@ fetch() {
   fi
   private_apt
   still_offered
+  sums=$(sums_file)
   extra=$(resolve "${wanted[@]}" | comm -13 <(printf '%s\n' "${wanted[@]}" | sort) -) || die "the pinned packages do not fit together; run: make bundle-update"
   [ -z "$extra" ] || die "pins.txt is not complete, it lacks: $(tr '\n' ' ' <<<"$extra"). Run: make bundle-update"
   apt-cache show "${wanted[@]}" | sums_of_stanzas >"$sums.new"
@@ -36,12 +38,24 @@ drop_wrong() {
   (cd "$1" && xargs -d '\n' rm -f <<<"$wrong")
 }
 
-# still_offered: dies when a pinned version is no longer on the mirror (Debian keeps only the newest of each suite).
+sums_file() { printf '%s' "$CACHE/apt/archives/$(sha256sum <"$pins" | cut -c1-16).sha256"; }
+
+# still_offered: Debian keeps only the newest version of each suite. Where a pinned one has vanished the newest of all packages are taken, as
+# `make bundle-update` would pin them: they carry Debian's signature too, and what replaces a version in a stable suite mends it. That is said, and
+# stands in the manifest. PODVM_PINS=strict refuses instead.
 still_offered() {
   local gone
   gone=$(apt-cache madison "${wanted[@]%%=*}" 2>/dev/null | tr -d ' ' | awk -F'|' '{print $1 "=" $2}' | sort -u |
     comm -13 - <(printf '%s\n' "${wanted[@]}" | sort))
-  [ -z "$gone" ] || die "these pinned versions have vanished from $MIRROR (Debian replaced them): $(tr '\n' ' ' <<<"$gone"). Run: make bundle-update"
+  [ -n "$gone" ] || return 0
+  [ "${PODVM_PINS:-}" != strict ] || die "these pinned versions have vanished from $MIRROR (Debian replaced them): $(tr '\n' ' ' <<<"$gone"). Run: make bundle-update"
+  say "warning: these pinned versions have vanished from $MIRROR (Debian replaced them): $(tr '\n' ' ' <<<"$gone"); taking the newest versions instead. To pin those: make bundle-update; to refuse: PODVM_PINS=strict"
+  local roots
+  mapfile -t roots < <(grep -v '^#' "$here/packages.txt")
+  mapfile -t wanted < <(resolve "${roots[@]}")
+  [ ${#wanted[@]} -gt 0 ] || die "the packages of packages.txt cannot be installed together from Debian $SUITE"
+  printf '%s\n' "${wanted[@]}" >"$CACHE/apt/pins.moved"
+  pins=$CACHE/apt/pins.moved
 }
 
 # sums_of_stanzas: package stanzas → "sha256  file name in apt's cache" (a colon of the version is written %3a).

@@ -16,6 +16,8 @@ const BundleManifest = v.object({
   suite: text,
   /** Versions of what users know by name: qemu, kernel, crun, erofs-utils … */
   tools: v.record(v.string(), text),
+  /** False: Debian had replaced some of the pinned versions, and its newest were taken. */
+  pinned: v.boolean(),
   /** Debian packages of which files are kept; their licences are in licenses/. */
   packages: v.array(v.object({ name: text, version: text })),
 });

@@ -145,8 +145,11 @@ test("a build that is killed leaves nothing to see; two at once then make one bu
   t.deepEqual(await Promise.all(both.map((b) => b.ended)), [0, 0], both.map((b) => b.output()).join("\n"));
   t.is(both.filter((b) => /done: /.test(b.output())).length, 1, "one built, the other found it");
   const names = readdirSync(`${assets}/bundle`).sort();
+  t.deepEqual(
+    names.filter((name) => !/^[0-9a-f]{16}$/.test(name)),
+    [".lock", "current"],
+  );
   t.is(names.length, 3, names.join(" "));
-  t.deepEqual([names[0], names[2]], [".lock", "current"]);
   const made = realpathSync(`${assets}/bundle/current`);
   t.is((await readBundleManifest(made)).inputs, (await readBundleManifest(bundle)).inputs, "same recipe, same inputs");
   t.regex((await run([`${made}/bin/qemu-system-x86_64`, "--version"], bare)).stdout, /QEMU/);
@@ -156,15 +159,28 @@ test("a build that is killed leaves nothing to see; two at once then make one bu
   t.regex(again.output(), /is there/);
 });
 
-test("a pinned version that is gone from the mirror is named, with what to do", async (t) => {
-  const assets = await folder(t);
+test("a pinned version that is gone from the mirror: the newest are taken, and said; refused where that is asked for", async (t) => {
+  const assets = await folder(t, { cache: true });
   const recipe = await copyOfRecipe(t);
   const pins = readFileSync(`${recipe}/pins.txt`, "utf8").replace(/^zstd=.*$/m, "zstd=0.0.1-1");
   writeFileSync(`${recipe}/pins.txt`, pins);
-  const build = builder(`${recipe}/build.sh`, assets);
-  t.is(await build.ended, 1);
-  t.regex(build.output(), /vanished from .* zstd=0\.0\.1-1 .*make bundle-update/);
+  const gone = /vanished from .* zstd=0\.0\.1-1 .*make bundle-update/;
+
+  const strict = builder(`${recipe}/build.sh`, assets, [], { PODVM_PINS: "strict" });
+  t.is(await strict.ended, 1);
+  t.regex(strict.output(), gone);
   t.deepEqual(readdirSync(`${assets}/bundle`), [".lock"]);
+
+  const build = builder(`${recipe}/build.sh`, assets);
+  t.is(await build.ended, 0, build.output());
+  t.regex(build.output(), gone);
+  const made = await readBundleManifest(realpathSync(`${assets}/bundle/current`));
+  t.false(made.pinned);
+  t.not(made.packages.find(({ name }) => name === "zstd")?.version, "0.0.1-1");
+
+  const again = builder(`${recipe}/build.sh`, assets);
+  t.is(await again.ended, 0);
+  t.regex(again.output(), /is there/);
 });
 
 test("no root, no space: said at once", async (t) => {
@@ -197,9 +213,9 @@ async function copyOfRecipe(t: ExecutionContext): Promise<string> {
   return path;
 }
 
-function builder(program: string, assets: string, args: string[] = []) {
+function builder(program: string, assets: string, args: string[] = [], env: NodeJS.ProcessEnv = {}) {
   const child = spawn(program, args, {
-    env: { ...process.env, PODVM_ASSETS: assets },
+    env: { ...process.env, PODVM_ASSETS: assets, ...env },
     stdio: ["ignore", "ignore", "pipe"],
     detached: true, // a process group of its own, to be killed whole
   });

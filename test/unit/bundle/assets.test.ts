@@ -16,6 +16,7 @@ const bundleOf = (digest: string) => ({
   inputs: hash,
   suite: "trixie",
   tools: { qemu: "10.0.13" },
+  pinned: true,
   packages: [{ name: "zstd", version: "1.5.7+dfsg-1" }],
 });
 const guestOf = (digest: string) => ({
