@@ -10,36 +10,87 @@ use std::path::Path;
 /// Not copied into the new root: mount points, and what was needed only once.
 const LEFT_BEHIND: [&str; 8] = ["proc", "sys", "dev", "run", "tmp", "modules", "newroot", "root"];
 
+/// Open files: what containerd's service file gives.
+const FILES: libc::rlim_t = 1 << 20;
+
 /// Makes the machine ready for containers. Errors are fatal: the VM cannot serve.
 pub fn boot() -> io::Result<()> {
     sys::mount("devtmpfs", &made("/dev")?, "devtmpfs", libc::MS_NOSUID, "mode=0755").or_else(busy)?;
     log::use_kernel_log();
-    sys::mount("proc", &made("/proc")?, "proc", libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC, "")?;
-    sys::mount("sysfs", &made("/sys")?, "sysfs", libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC, "")?;
+    sys::mount(
+        "proc",
+        &made("/proc")?,
+        "proc",
+        libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
+        "",
+    )?;
+    sys::mount(
+        "sysfs",
+        &made("/sys")?,
+        "sysfs",
+        libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
+        "",
+    )?;
     load_modules()?;
     real_root()?;
     let quiet = libc::MS_NOSUID | libc::MS_NODEV;
     sys::mount("tmpfs", &made("/run")?, "tmpfs", quiet, "mode=0755")?;
     sys::mount("tmpfs", &made("/tmp")?, "tmpfs", quiet, "mode=1777")?;
-    sys::mount("devpts", &made("/dev/pts")?, "devpts", libc::MS_NOSUID | libc::MS_NOEXEC, "mode=0620,gid=5,ptmxmode=0666")?;
+    sys::mount(
+        "devpts",
+        &made("/dev/pts")?,
+        "devpts",
+        libc::MS_NOSUID | libc::MS_NOEXEC,
+        "mode=0620,gid=5,ptmxmode=0666",
+    )?;
     sys::mount("mqueue", &made("/dev/mqueue")?, "mqueue", quiet | libc::MS_NOEXEC, "").or_else(unsupported)?;
-    sys::mount("cgroup2", &made("/sys/fs/cgroup")?, "cgroup2", quiet | libc::MS_NOEXEC, "nsdelegate")?;
-    for (link, target) in
-        [("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "fd/0"), ("/dev/stdout", "fd/1"), ("/dev/stderr", "fd/2")]
-    {
+    sys::mount(
+        "cgroup2",
+        &made("/sys/fs/cgroup")?,
+        "cgroup2",
+        quiet | libc::MS_NOEXEC,
+        "nsdelegate",
+    )?;
+    for (link, target) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "fd/0"),
+        ("/dev/stdout", "fd/1"),
+        ("/dev/stderr", "fd/2"),
+    ] {
         symlink(target, link).or_else(exists)?;
     }
     std::env::set_var("PATH", "/bin:/sbin:/usr/bin:/usr/sbin");
     Ok(())
 }
 
-/// The agent is never the one that the OOM killer takes, and leaves no core dumps. Where the rights lack (a process on a host): a line in the log.
+/// The agent is never the one that the OOM killer takes, leaves no core dumps, and has as many files open as it needs; containers inherit
+/// the latter two where their spec says nothing. Where the rights lack (a process on a host): a line in the log.
 pub fn protect() {
     if let Err(e) = fs::write("/proc/self/oom_score_adj", "-1000") {
         log::warn(format!("oom_score_adj -1000: {e}"));
     }
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: libc::RLIM_INFINITY };
-    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) };
+    let set = |resource, soft, hard| {
+        let limit = libc::rlimit {
+            rlim_cur: soft,
+            rlim_max: hard,
+        };
+        sys::check(unsafe { libc::setrlimit(resource, &limit) })
+    };
+    let mut files = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut files) };
+    let raised =
+        set(libc::RLIMIT_NOFILE, FILES, FILES).or_else(|_| set(libc::RLIMIT_NOFILE, files.rlim_max, files.rlim_max));
+    let mut core = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    unsafe { libc::getrlimit(libc::RLIMIT_CORE, &mut core) };
+    if let Err(e) = raised.and_then(|_| set(libc::RLIMIT_CORE, 0, core.rlim_max)) {
+        log::warn(format!("resource limits: {e}"));
+    }
 }
 
 fn made(path: &str) -> io::Result<std::path::PathBuf> {
@@ -77,8 +128,7 @@ fn load_modules() -> io::Result<()> {
     for name in order.lines().map(str::trim).filter(|n| !n.is_empty()) {
         let loaded = fs::File::open(format!("/modules/{name}")).and_then(|file| {
             let parameters = c"";
-            let result =
-                unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters.as_ptr(), 0) };
+            let result = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters.as_ptr(), 0) };
             sys::check(result as libc::c_int).map(drop)
         });
         match loaded {
@@ -105,7 +155,8 @@ fn real_root() -> io::Result<()> {
         }
         move_tree(&entry.path(), &target)?;
     }
-    fs::set_permissions(new.join("root"), fs::Permissions::from_mode(0o700)).or_else(|_| fs::create_dir_all(new.join("root")))?;
+    fs::set_permissions(new.join("root"), fs::Permissions::from_mode(0o700))
+        .or_else(|_| fs::create_dir_all(new.join("root")))?;
     for name in ["dev", "proc", "sys"] {
         let to = new.join(name);
         sys::mount(&format!("/{name}"), &to, "", libc::MS_MOVE, "")?;

@@ -1,6 +1,6 @@
 //! Control groups (v2): one for each container, one below it for each command, and one for crun itself while it works.
 
-use crate::sys;
+use crate::{log, sys};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,6 @@ pub enum Cgroups {
     Full { mount: PathBuf, base: String },
     /// A cgroup2 without controllers (hosts of cgroup v1): no limits, but whole trees can be killed.
     Bare { base: PathBuf },
-    /// None at all.
-    Absent,
 }
 
 const USUAL: &str = "/sys/fs/cgroup";
@@ -27,30 +25,42 @@ impl Cgroups {
         let base = mount.join("podvm");
         fs::create_dir_all(&base)?;
         enable(&base)?;
-        Ok(Cgroups::Full { mount, base: "podvm".into() })
+        Ok(Cgroups::Full {
+            mount,
+            base: "podvm".into(),
+        })
     }
 
-    /// On a host, in a mount namespace of the agent's own: what is mounted there.
-    pub fn of_host() -> io::Result<Self> {
+    /// On a host, in a mount namespace of the agent's own. `home`: where a cgroup2 is mounted if the host has mounted none.
+    pub fn of_host(home: &Path) -> io::Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts")?;
-        let Some(mount) = mounts.lines().find_map(|line| {
+        let mounted = mounts.lines().find_map(|line| {
             let mut fields = line.split(' ').skip(1);
             let (target, kind) = (fields.next()?, fields.next()?);
             (kind == "cgroup2").then(|| PathBuf::from(target))
-        }) else {
-            return Ok(Cgroups::Absent);
+        });
+        let mount = match mounted {
+            Some(mount) => mount,
+            None => {
+                let own = home.join("cgroup");
+                fs::create_dir_all(&own)?;
+                sys::mount("cgroup2", &own, "cgroup2", 0, "")?;
+                own
+            }
         };
-        let name = format!("podvm-agent-{}", std::process::id());
+        let name = format!("podvm-agent-{}-{}", std::process::id(), sys::hex(&sys::random::<4>()));
         let base = mount.join(&name);
-        if fs::create_dir(&base).is_err() {
-            return Ok(Cgroups::Absent);
-        }
-        let controllers = fs::read_to_string(mount.join("cgroup.controllers"))?;
-        if ["cpu", "memory", "pids"].iter().all(|c| controllers.split_whitespace().any(|found| found == *c)) {
+        fs::create_dir(&base)?;
+        let controllers = fs::read_to_string(base.join("cgroup.controllers"))?;
+        if ["cpu", "memory", "pids"]
+            .iter()
+            .all(|c| controllers.split_whitespace().any(|found| found == *c))
+        {
             enable(&base)?;
             return Ok(Cgroups::Full { mount, base: name });
         }
-        // crun refuses hosts that mount both versions. In this mount namespace, which is the agent's own, it shall see one.
+        log::warn("no cgroup v2 controllers here: containers run without limits");
+        // crun refuses hosts that mount both versions. In this mount namespace it shall see one.
         let usual = Path::new(USUAL);
         if mount != usual {
             sys::mount(&mount.to_string_lossy(), usual, "", libc::MS_BIND, "")?;
@@ -58,46 +68,45 @@ impl Cgroups {
         Ok(Cgroups::Bare { base: usual.join(name) })
     }
 
-    fn base(&self) -> Option<PathBuf> {
+    fn base(&self) -> PathBuf {
         match self {
-            Cgroups::Full { mount, base } => Some(mount.join(base)),
-            Cgroups::Bare { base } => Some(base.clone()),
-            Cgroups::Absent => None,
+            Cgroups::Full { mount, base } => mount.join(base),
+            Cgroups::Bare { base } => base.clone(),
         }
     }
 
     /// The folder of a container's group.
-    pub fn container(&self, id: &str) -> Option<PathBuf> {
-        self.base().map(|base| base.join(format!("c-{id}")))
+    pub fn container(&self, id: &str) -> PathBuf {
+        self.base().join(format!("c-{id}"))
     }
 
     /// `linux.cgroupsPath`; None where crun shall leave cgroups alone.
     pub fn crun_path(&self, id: &str) -> Option<String> {
         match self {
             Cgroups::Full { base, .. } => Some(format!("/{base}/c-{id}")),
-            _ => None,
+            Cgroups::Bare { .. } => None,
         }
     }
 
     /// A group for crun and what it forks before it moves that into the container's, `name` unique. Makes it.
-    pub fn work(&self, name: &str) -> io::Result<Option<PathBuf>> {
-        let Some(base) = self.base() else { return Ok(None) };
-        let dir = base.join(format!("x-{name}"));
+    pub fn work(&self, name: &str) -> io::Result<PathBuf> {
+        let dir = self.base().join(format!("x-{name}"));
         fs::create_dir(&dir)?;
-        Ok(Some(dir))
+        Ok(dir)
     }
 
     /// Removes the agent's folder (as a process of a host, at its end).
     pub fn remove(&self) {
-        if let Some(base) = self.base() {
-            remove_tree(&base);
-        }
+        remove_tree(&self.base());
     }
 }
 
 fn enable(dir: &Path) -> io::Result<()> {
     let available = fs::read_to_string(dir.join("cgroup.controllers"))?;
-    for controller in WANTED.split(' ').filter(|c| available.split_whitespace().any(|a| a == &c[1..])) {
+    for controller in WANTED
+        .split(' ')
+        .filter(|c| available.split_whitespace().any(|a| a == &c[1..]))
+    {
         fs::write(dir.join("cgroup.subtree_control"), controller)?;
     }
     Ok(())
@@ -115,8 +124,14 @@ pub fn processes(dir: &Path) -> Vec<libc::pid_t> {
 }
 
 fn children(dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        .map(|e| e.path())
+        .collect()
 }
 
 /// Kills all processes of a group and those below, and waits until none is left. Ok where there is no such group.
@@ -130,7 +145,10 @@ pub async fn kill(dir: &Path, within: Duration) -> io::Result<()> {
         }
         if Instant::now() > deadline {
             let left = processes(dir);
-            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("processes survive SIGKILL: {left:?}")));
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("processes survive SIGKILL: {left:?}"),
+            ));
         }
         tokio::time::sleep(Duration::from_millis(pause)).await;
         pause = (pause * 2).min(50);
@@ -176,12 +194,16 @@ pub fn remove_tree(dir: &Path) -> bool {
 
 /// The value of a key in a "key value" file such as memory.events.
 pub fn value(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 /// Number of processes of the group that the kernel killed for lack of memory.
 pub fn oom_kills(dir: &Path) -> u64 {
-    fs::read_to_string(dir.join("memory.events")).ok().and_then(|text| value(&text, "oom_kill")).unwrap_or(0)
+    fs::read_to_string(dir.join("memory.events"))
+        .ok()
+        .and_then(|text| value(&text, "oom_kill"))
+        .unwrap_or(0)
 }
 
 /// An open cgroup.procs: a child writes "0" to it between fork and exec.

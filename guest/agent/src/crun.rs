@@ -41,7 +41,10 @@ impl std::fmt::Display for Failed {
 
 impl Failed {
     fn new(message: impl Into<String>) -> Self {
-        Failed { code: 255, message: message.into() }
+        Failed {
+            code: 255,
+            message: message.into(),
+        }
     }
 
     /// What a shell would say of a command that cannot be run: 127 not found, 126 not executable; None: another failure.
@@ -51,7 +54,12 @@ impl Failed {
         if of_command && (text.contains("not found") || text.contains("no such file")) {
             return Some(127);
         }
-        if of_command && (text.contains("not executable") || text.contains("permission denied") || text.contains("exec format") || text.contains("is a directory")) {
+        if of_command
+            && (text.contains("not executable")
+                || text.contains("permission denied")
+                || text.contains("exec format")
+                || text.contains("is a directory"))
+        {
             return Some(126);
         }
         None
@@ -69,7 +77,12 @@ pub struct Call<'a> {
 
 impl<'a> Call<'a> {
     pub fn new(setup: &'a Setup, verb: &str) -> Self {
-        Call { setup, args: vec![verb.into()], streams: Streams::default(), group: None }
+        Call {
+            setup,
+            args: vec![verb.into()],
+            streams: Streams::default(),
+            group: None,
+        }
     }
 
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
@@ -99,13 +112,15 @@ impl<'a> Call<'a> {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let own = match self.group {
             Some(_) => None,
-            None => self.setup.cgroups.work(&number.to_string()).map_err(|e| Failed::new(format!("cgroup: {e}")))?,
+            None => {
+                let made = self.setup.cgroups.work(&number.to_string());
+                Some(made.map_err(|e| Failed::new(format!("cgroup: {e}")))?)
+            }
         };
-        let log_file = self.setup.home.join(format!("crun-{number}.log"));
+        let log_file = LogFile(self.setup.home.join(format!("crun-{number}.log")));
         let group = own.clone().or(self.group);
-        let ended = run(self.setup, self.args, self.streams, group.as_deref(), &log_file).await;
-        let words = last_words(&log_file);
-        drop(fs::remove_file(&log_file));
+        let ended = run(self.setup, self.args, self.streams, group.as_deref(), &log_file.0).await;
+        let words = last_words(&log_file.0);
         if let Some(own) = own {
             if ended.is_err() {
                 if let Err(e) = cgroup::kill(&own, Duration::from_secs(5)).await {
@@ -116,22 +131,50 @@ impl<'a> Call<'a> {
         }
         match ended? {
             0 => Ok(()),
-            code => Err(Failed { code, message: words.unwrap_or_else(|| "no message".into()) }),
+            code => Err(Failed {
+                code,
+                message: words.unwrap_or_else(|| "no message".into()),
+            }),
         }
     }
 }
 
-async fn run(setup: &Setup, args: Vec<OsString>, streams: Streams, group: Option<&Path>, log: &Path) -> Result<i32, Failed> {
+/// Removed when dropped: a call may be given up.
+struct LogFile(PathBuf);
+
+impl Drop for LogFile {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.0));
+    }
+}
+
+async fn run(
+    setup: &Setup,
+    args: Vec<OsString>,
+    streams: Streams,
+    group: Option<&Path>,
+    log: &Path,
+) -> Result<i32, Failed> {
     let mut command = Command::new(&setup.crun);
     command.arg("--root").arg(setup.crun_root()).arg("--log").arg(log);
     command.arg("--cgroup-manager").arg(match setup.cgroups {
         crate::cgroup::Cgroups::Full { .. } => "cgroupfs",
         _ => "disabled",
     });
-    command.args(args).current_dir("/").env_clear().env("PATH", "/bin:/sbin:/usr/bin:/usr/sbin");
+    command
+        .args(args)
+        .current_dir("/")
+        .env_clear()
+        .env("PATH", "/bin:/sbin:/usr/bin:/usr/sbin");
     let stdio = |fd: Option<OwnedFd>| fd.map_or_else(Stdio::null, Stdio::from);
-    command.stdin(stdio(streams.stdin)).stdout(stdio(streams.stdout)).stderr(stdio(streams.stderr));
-    let procs = group.map(cgroup::procs_file).transpose().map_err(|e| Failed::new(format!("cgroup: {e}")))?;
+    command
+        .stdin(stdio(streams.stdin))
+        .stdout(stdio(streams.stdout))
+        .stderr(stdio(streams.stderr));
+    let procs = group
+        .map(cgroup::procs_file)
+        .transpose()
+        .map_err(|e| Failed::new(format!("cgroup: {e}")))?;
     unsafe { command.pre_exec(move || in_child(procs.as_ref())) };
     let (pid, waiter) =
         reaper::spawn(&mut command).map_err(|e| Failed::new(format!("start of {}: {e}", setup.crun.display())))?;
@@ -188,7 +231,11 @@ pub async fn version(setup: &Setup) -> Option<String> {
     let (read, write) = sys::pipe().ok()?;
     let tube = crate::tube::Tube::new(read).ok()?;
     let mut command = Command::new(&setup.crun);
-    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::from(write)).stderr(Stdio::null());
+    command
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(write))
+        .stderr(Stdio::null());
     let (_, waiter) = reaper::spawn(&mut command).ok()?;
     drop(command);
     tokio::time::timeout(Duration::from_secs(10), waiter).await.ok()?.ok()?;
@@ -204,15 +251,24 @@ mod tests {
     #[test]
     fn what_a_shell_would_say() {
         let code = |message: &str| Failed::new(message).shell_code();
-        assert_eq!(code("executable file `nope` not found in $PATH: No such file or directory"), Some(127));
+        assert_eq!(
+            code("executable file `nope` not found in $PATH: No such file or directory"),
+            Some(127)
+        );
         assert_eq!(code("exec failed: Permission denied"), Some(126));
-        assert_eq!(code("the path `/etc/passwd` exists but it is not executable: Operation not permitted"), Some(126));
+        assert_eq!(
+            code("the path `/etc/passwd` exists but it is not executable: Operation not permitted"),
+            Some(126)
+        );
         assert_eq!(code("mount `proc`: Permission denied"), None);
     }
 
     #[test]
     fn times_are_taken_off() {
-        assert_eq!(strip_time("2026-01-02T03:04:05.678901Z: no such container"), "no such container");
+        assert_eq!(
+            strip_time("2026-01-02T03:04:05.678901Z: no such container"),
+            "no such container"
+        );
         assert_eq!(strip_time("plain: text"), "plain: text");
     }
 }

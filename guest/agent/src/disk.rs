@@ -16,7 +16,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// The device node of a serial, as soon as it is there; TimedOut after 10 s.
 pub async fn block_device(serial: &str) -> io::Result<PathBuf> {
     appears(|| find_block(serial)).await.ok_or_else(|| {
-        let text = format!("no block device with serial {serial:?} within {} s; found {:?}", APPEARS_WITHIN.as_secs(), serials());
+        let text = format!(
+            "no block device with serial {serial:?} within {} s; found {:?}",
+            APPEARS_WITHIN.as_secs(),
+            serials()
+        );
         io::Error::new(io::ErrorKind::TimedOut, text)
     })
 }
@@ -84,7 +88,9 @@ fn usable(device: &Path, node: &Path) -> bool {
 }
 
 fn serials() -> Vec<String> {
-    let Ok(entries) = fs::read_dir("/sys/block") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir("/sys/block") else {
+        return Vec::new();
+    };
     entries.flatten().filter_map(|e| serial_of(&e.path())).collect()
 }
 
@@ -103,7 +109,9 @@ fn serial_of(device: &Path) -> Option<String> {
 fn scsi_serial(page: &[u8]) -> Option<String> {
     let length = usize::from(u16::from_be_bytes([*page.get(2)?, *page.get(3)?]));
     let serial = page.get(4..)?;
-    let serial = std::str::from_utf8(&serial[..length.min(serial.len())]).ok()?.trim_matches(['\0', ' ']);
+    let serial = std::str::from_utf8(&serial[..length.min(serial.len())])
+        .ok()?
+        .trim_matches(['\0', ' ']);
     (!serial.is_empty()).then(|| serial.to_string())
 }
 

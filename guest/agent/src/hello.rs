@@ -50,7 +50,9 @@ impl Hello {
         }
         // Keep only what can be the beginning of a magic; other bytes after a hello mean that it was none.
         let longest = self.buffer.len().min(MAGIC.len() - 1);
-        let keep = (0..=longest).rev().find(|n| MAGIC.starts_with(&self.buffer[self.buffer.len() - n..]));
+        let keep = (0..=longest)
+            .rev()
+            .find(|n| MAGIC.starts_with(&self.buffer[self.buffer.len() - n..]));
         let drop = self.buffer.len() - keep.unwrap_or(0);
         if drop > 0 {
             self.greeted = false;
@@ -100,7 +102,10 @@ mod tests {
     #[test]
     fn every_complete_hello_is_echoed_and_the_rest_is_http() {
         let bytes = [&hello(0)[..], &hello(1)[..], b"PRI * HTTP/2.0"].concat();
-        assert_eq!(run(&[&bytes]), (vec![hello(0), hello(1)], Some(b"PRI * HTTP/2.0".to_vec()), 0));
+        assert_eq!(
+            run(&[&bytes]),
+            (vec![hello(0), hello(1)], Some(b"PRI * HTTP/2.0".to_vec()), 0)
+        );
     }
 
     #[test]

@@ -7,7 +7,10 @@ use tonic::Status;
 pub fn check_id(what: &str, id: &str) -> Result<(), Status> {
     let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     if id.is_empty() || id.len() > 64 || !id.bytes().all(legal) {
-        return Err(invalid(format!("{what}: wanted 1 to 64 characters of [a-z0-9-], found {:?}", shorten(id, 80))));
+        return Err(invalid(format!(
+            "{what}: wanted 1 to 64 characters of [a-z0-9-], found {:?}",
+            shorten(id, 80)
+        )));
     }
     Ok(())
 }
@@ -43,7 +46,11 @@ mod tests {
     #[test]
     fn ids_that_could_leave_their_folder_are_refused() {
         for id in ["", "..", "a/b", "A", "a b", "é", &"a".repeat(65)] {
-            assert_eq!(check_id("container_id", id).unwrap_err().code(), tonic::Code::InvalidArgument, "{id:?}");
+            assert_eq!(
+                check_id("container_id", id).unwrap_err().code(),
+                tonic::Code::InvalidArgument,
+                "{id:?}"
+            );
         }
         assert!(check_id("container_id", "0-a").is_ok());
         assert!(check_id("container_id", &"a".repeat(64)).is_ok());

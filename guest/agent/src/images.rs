@@ -51,15 +51,26 @@ impl Images {
         let result = sys::mount(&device.to_string_lossy(), &dir, "erofs", flags, "");
         if let Err(e) = result {
             drop(fs::remove_dir(&dir));
-            return Err(io::Error::new(e.kind(), format!("mount of {} (serial {serial}) as erofs: {e}", device.display())));
+            return Err(io::Error::new(
+                e.kind(),
+                format!("mount of {} (serial {serial}) as erofs: {e}", device.display()),
+            ));
         }
-        mounts.by_serial.insert(serial.into(), Mounted { dir: dir.clone(), users: 1 });
+        mounts.by_serial.insert(
+            serial.into(),
+            Mounted {
+                dir: dir.clone(),
+                users: 1,
+            },
+        );
         Ok(dir)
     }
 
     pub async fn release(&self, serial: &str) {
         let mut mounts = self.mounts.lock().await;
-        let Some(mounted) = mounts.by_serial.get_mut(serial) else { return };
+        let Some(mounted) = mounts.by_serial.get_mut(serial) else {
+            return;
+        };
         mounted.users -= 1;
         if mounted.users > 0 {
             return;

@@ -42,7 +42,12 @@ pub fn debug(message: impl AsRef<str>) {
 
 fn write(level: &str, priority: u8, message: &str) {
     let message = shorten(message, LONGEST);
-    ring().push(|seq| LogRecord { seq, time_ns: now_ns(), level: level.into(), message: message.into() });
+    ring().push(|seq| LogRecord {
+        seq,
+        time_ns: now_ns(),
+        level: level.into(),
+        message: message.into(),
+    });
     if level == "debug" {
         return;
     }

@@ -21,7 +21,11 @@ fn main() -> ExitCode {
     if args.first().is_some_and(|a| a == pidns::ARGUMENT) {
         pidns::hold();
     }
-    let result = if std::process::id() == 1 && args.iter().all(|a| a != "--listen") { run_vm() } else { run_process(&args) };
+    let result = if std::process::id() == 1 && args.iter().all(|a| a != "--listen") {
+        run_vm()
+    } else {
+        run_process(&args)
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
@@ -47,11 +51,19 @@ fn run_vm() -> Result<(), String> {
     boot::boot().map_err(|e| format!("boot: {e}"))?;
     boot::protect();
     let cgroups = Cgroups::of_vm().map_err(|e| format!("cgroups: {e}"))?;
-    let setup = Setup { mode: Mode::Vm, home: "/run/podvm".into(), crun: "/bin/crun".into(), cgroups };
+    let setup = Setup {
+        mode: Mode::Vm,
+        home: "/run/podvm".into(),
+        crun: "/bin/crun".into(),
+        cgroups,
+    };
     block_on(async {
         let agent = begin(setup)?;
         let port = port::open().await.map_err(|e| format!("virtio-serial port: {e}"))?;
-        log::info(format!("ready {} ms after the start of the kernel", sys::clock_ns(libc::CLOCK_BOOTTIME) / 1_000_000));
+        log::info(format!(
+            "ready {} ms after the start of the kernel",
+            sys::clock_ns(libc::CLOCK_BOOTTIME) / 1_000_000
+        ));
         port::run(Service::new(agent), port).await
     })
 }
@@ -70,18 +82,31 @@ fn begin(setup: Setup) -> Result<Arc<Agent>, String> {
 }
 
 fn run_process(args: &[String]) -> Result<(), String> {
-    let option = |name: &str| args.iter().position(|a| a == name).and_then(|at| args.get(at + 1)).cloned();
-    let (Some(listen), Some(state)) = (option("--listen"), option("--state")) else { return Err(USAGE.into()) };
+    let option = |name: &str| {
+        args.iter()
+            .position(|a| a == name)
+            .and_then(|at| args.get(at + 1))
+            .cloned()
+    };
+    let (Some(listen), Some(state)) = (option("--listen"), option("--state")) else {
+        return Err(USAGE.into());
+    };
     let crun = option("--crun").map_or_else(|| find_in_path("crun"), |path| Some(path.into()));
     let crun = crun.ok_or("crun: not found in PATH; give --crun PATH")?;
     std::fs::create_dir_all(&state).map_err(|e| format!("{state}: {e}"))?;
     let home = std::fs::canonicalize(&state).map_err(|e| format!("{state}: {e}"))?;
     own_mounts().map_err(|e| format!("mount namespace: {e}"))?;
-    sys::check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }).map_err(|e| format!("subreaper: {e}"))?;
+    sys::check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) })
+        .map_err(|e| format!("subreaper: {e}"))?;
     boot::protect();
-    let cgroups = Cgroups::of_host().map_err(|e| format!("cgroups: {e}"))?;
+    let cgroups = Cgroups::of_host(&home).map_err(|e| format!("cgroups: {e}"))?;
     block_on(async {
-        let agent = begin(Setup { mode: Mode::Process, home, crun, cgroups })?;
+        let agent = begin(Setup {
+            mode: Mode::Process,
+            home,
+            crun,
+            cgroups,
+        })?;
         let listener = socket::listen(Path::new(&listen)).map_err(|e| format!("{listen}: {e}"))?;
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("SIGTERM: {e}"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("SIGINT: {e}"))?;
@@ -106,5 +131,7 @@ fn own_mounts() -> std::io::Result<()> {
 }
 
 fn find_in_path(name: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(name)).find(|path| path.is_file())
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
 }

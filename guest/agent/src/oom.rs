@@ -28,16 +28,27 @@ impl OomWatch {
     pub fn new() -> io::Result<Self> {
         let fd = sys::check(unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK) })?;
         let inotify = sys::watch_fd(unsafe { OwnedFd::from_raw_fd(fd) }, Interest::READABLE)?;
-        Ok(OomWatch { inotify, watched: Mutex::default() })
+        Ok(OomWatch {
+            inotify,
+            watched: Mutex::default(),
+        })
     }
 
     /// Begins watching a container's group. Without a memory controller there is nothing to watch.
     pub fn watch(&self, id: &str, dir: &Path) {
-        let Ok(file) = sys::cpath(&dir.join("memory.events")) else { return };
+        let Ok(file) = sys::cpath(&dir.join("memory.events")) else {
+            return;
+        };
         let added =
             unsafe { libc::inotify_add_watch(self.inotify.get_ref().as_raw_fd(), file.as_ptr(), libc::IN_MODIFY) };
         if added >= 0 {
-            self.lock().insert(id.into(), Watched { dir: dir.into(), kills: 0 });
+            self.lock().insert(
+                id.into(),
+                Watched {
+                    dir: dir.into(),
+                    kills: 0,
+                },
+            );
         }
     }
 
@@ -52,7 +63,10 @@ impl OomWatch {
             let kills = cgroup::oom_kills(&watched.dir);
             if kills > watched.kills {
                 watched.kills = kills;
-                events.push(event::Kind::Oom(ContainerOom { container_id: id.clone(), kills }));
+                events.push(event::Kind::Oom(ContainerOom {
+                    container_id: id.clone(),
+                    kills,
+                }));
             }
         }
     }
@@ -61,7 +75,9 @@ impl OomWatch {
     pub async fn run(&self, events: &Events) {
         let mut buffer = [0; 4096];
         loop {
-            let Ok(mut guard) = self.inotify.readable().await else { return };
+            let Ok(mut guard) = self.inotify.readable().await else {
+                return;
+            };
             match sys::read(self.inotify.get_ref(), &mut buffer) {
                 Ok(_) => self.look(events),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),

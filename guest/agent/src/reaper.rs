@@ -64,8 +64,15 @@ pub fn adopt(pid: libc::pid_t) -> Waiter {
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
         if unsafe { libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, flags) } < 0 {
-            log::error(format!("process {pid} is no child of the agent: {}", io::Error::last_os_error()));
-            let _ = sender.send(Exit { code: 255, signal: 0, time_ns: sys::now_ns() });
+            log::error(format!(
+                "process {pid} is no child of the agent: {}",
+                io::Error::last_os_error()
+            ));
+            let _ = sender.send(Exit {
+                code: 255,
+                signal: 0,
+                time_ns: sys::now_ns(),
+            });
             return;
         }
         table.waiting.insert(pid, sender);
@@ -120,9 +127,17 @@ fn decode(status: libc::c_int) -> Exit {
     let time_ns = sys::now_ns();
     if libc::WIFSIGNALED(status) {
         let signal = libc::WTERMSIG(status);
-        return Exit { code: 128 + signal, signal: signal as u32, time_ns };
+        return Exit {
+            code: 128 + signal,
+            signal: signal as u32,
+            time_ns,
+        };
     }
-    Exit { code: libc::WEXITSTATUS(status), signal: 0, time_ns }
+    Exit {
+        code: libc::WEXITSTATUS(status),
+        signal: 0,
+        time_ns,
+    }
 }
 
 #[cfg(test)]
@@ -137,8 +152,12 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::zombie_processes, reason = "the reaper waits for it")]
     fn a_status_is_kept_until_its_pid_is_known() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             let reaper = tokio::spawn(run());
             let (pid, waiter) = spawn(Command::new("/bin/sh").args(["-c", "exit 7"])).unwrap();

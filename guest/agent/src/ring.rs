@@ -25,8 +25,15 @@ pub struct Batch<T> {
 
 impl<T: Clone> Ring<T> {
     pub fn new(capacity: usize) -> Self {
-        let records = Mutex::new(Records { last: 0, kept: VecDeque::new() });
-        Ring { records, last: watch::Sender::new(0), capacity }
+        let records = Mutex::new(Records {
+            last: 0,
+            kept: VecDeque::new(),
+        });
+        Ring {
+            records,
+            last: watch::Sender::new(0),
+            capacity,
+        }
     }
 
     /// Appends what `make` returns for its number.
@@ -60,7 +67,10 @@ impl<T: Clone> Ring<T> {
         let oldest = records.last + 1 - records.kept.len() as u64;
         let first = oldest.max(after + 1);
         let skip = usize::try_from(first - oldest).unwrap_or(usize::MAX);
-        Batch { first, records: records.kept.iter().skip(skip).take(limit).cloned().collect() }
+        Batch {
+            first,
+            records: records.kept.iter().skip(skip).take(limit).cloned().collect(),
+        }
     }
 
     /// Tells of every new record.

@@ -27,7 +27,9 @@ impl Rootfs {
         let path = sys::cpath(path)?;
         let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
         let fd = sys::check(unsafe { libc::open(path.as_ptr(), flags) })?;
-        Ok(Rootfs { root: unsafe { OwnedFd::from_raw_fd(fd) } })
+        Ok(Rootfs {
+            root: unsafe { OwnedFd::from_raw_fd(fd) },
+        })
     }
 
     fn at(&self, path: &str, flags: libc::c_int) -> io::Result<OwnedFd> {

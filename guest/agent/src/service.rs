@@ -37,7 +37,9 @@ impl Service {
         T: Send + 'static,
         F: Future<Output = Result<T, Status>> + Send + 'static,
     {
-        let result = tokio::spawn(work(self.agent.clone())).await.map_err(|e| internal(name, e))?;
+        let result = tokio::spawn(work(self.agent.clone()))
+            .await
+            .map_err(|e| internal(name, e))?;
         if let Err(status) = &result {
             log::warn(format!("{name}: {:?}: {}", status.code(), status.message()));
         }
@@ -50,14 +52,21 @@ impl Contract for Service {
     async fn hello(&self, request: Request<HelloRequest>) -> Answer<HelloResponse> {
         let request = request.into_inner();
         let agent = &self.agent;
-        log::info(format!("server {:?}, protocol {}", request.server_version, request.protocol));
-        let version = agent.crun_version.get_or_init(|| async { crun::version(&agent.setup).await.unwrap_or_default() });
+        log::info(format!(
+            "server {:?}, protocol {}",
+            request.server_version, request.protocol
+        ));
+        let version = agent
+            .crun_version
+            .get_or_init(|| async { crun::version(&agent.setup).await.unwrap_or_default() });
         let mode = if agent.setup.is_vm() { "vm" } else { "process" };
         Ok(Response::new(HelloResponse {
             agent_version: env!("CARGO_PKG_VERSION").into(),
             protocol: PROTOCOL,
             instance: agent.instance.clone(),
-            features: ["output-spool", "exec-kill-tree", "oom-events", mode].map(String::from).into(),
+            features: ["output-spool", "exec-kill-tree", "oom-events", mode]
+                .map(String::from)
+                .into(),
             kernel: sys::kernel_release(),
             pod_id: agent.sandbox.pod_id(),
             crun_version: version.await.clone(),
@@ -67,22 +76,33 @@ impl Contract for Service {
 
     async fn configure_sandbox(&self, request: Request<ConfigureSandboxRequest>) -> Answer<ConfigureSandboxResponse> {
         let request = request.into_inner();
-        self.to_the_end("ConfigureSandbox", |agent| async move { sandbox::configure(&agent, request).await }).await
+        self.to_the_end("ConfigureSandbox", |agent| async move {
+            sandbox::configure(&agent, request).await
+        })
+        .await
     }
 
     async fn create_container(&self, request: Request<CreateContainerRequest>) -> Answer<CreateContainerResponse> {
         let request = request.into_inner();
-        self.to_the_end("CreateContainer", |agent| async move { create::create(&agent, request).await }).await
+        self.to_the_end("CreateContainer", |agent| async move {
+            create::create(&agent, request).await
+        })
+        .await
     }
 
     async fn start_container(&self, request: Request<StartContainerRequest>) -> Answer<StartContainerResponse> {
         let id = request.into_inner().container_id;
-        self.to_the_end("StartContainer", |agent| async move { start::start(&agent, &id).await }).await
+        self.to_the_end("StartContainer", |agent| async move { start::start(&agent, &id).await })
+            .await
     }
 
     async fn signal_container(&self, request: Request<SignalContainerRequest>) -> Answer<SignalContainerResponse> {
         let request = request.into_inner();
-        let work = |agent: Arc<Agent>| async move { signal::signal(&agent, &request).await.map(|()| SignalContainerResponse {}) };
+        let work = |agent: Arc<Agent>| async move {
+            signal::signal(&agent, &request)
+                .await
+                .map(|()| SignalContainerResponse {})
+        };
         self.to_the_end("SignalContainer", work).await
     }
 
@@ -97,7 +117,8 @@ impl Contract for Service {
     async fn remove_container(&self, request: Request<RemoveContainerRequest>) -> Answer<RemoveContainerResponse> {
         let id = request.into_inner().container_id;
         crate::ids::check_id("container_id", &id)?;
-        let work = |agent: Arc<Agent>| async move { remove::remove(&agent, &id).await.map(|()| RemoveContainerResponse {}) };
+        let work =
+            |agent: Arc<Agent>| async move { remove::remove(&agent, &id).await.map(|()| RemoveContainerResponse {}) };
         self.to_the_end("RemoveContainer", work).await
     }
 
@@ -105,14 +126,22 @@ impl Contract for Service {
         // The number first: an event between the two is seen twice rather than never.
         let last_event_seq = self.agent.events.last();
         let containers = self.agent.containers.all().iter().map(|c| c.info()).collect();
-        Ok(Response::new(ListContainersResponse { containers, last_event_seq }))
+        Ok(Response::new(ListContainersResponse {
+            containers,
+            last_event_seq,
+        }))
     }
 
     async fn update_container(&self, request: Request<UpdateContainerRequest>) -> Answer<UpdateContainerResponse> {
-        let UpdateContainerRequest { container_id, resources } = request.into_inner();
+        let UpdateContainerRequest {
+            container_id,
+            resources,
+        } = request.into_inner();
         let resources = resources.ok_or_else(|| invalid("resources: wanted some, found none"))?;
         let work = |agent: Arc<Agent>| async move {
-            update::update(&agent, &container_id, &resources).await.map(|()| UpdateContainerResponse {})
+            update::update(&agent, &container_id, &resources)
+                .await
+                .map(|()| UpdateContainerResponse {})
         };
         self.to_the_end("UpdateContainer", work).await
     }
@@ -123,7 +152,9 @@ impl Contract for Service {
         let mut requests = request.into_inner();
         let first = output::first(requests.message().await?)?;
         let container = self.agent.containers.get(&first.container_id)?;
-        Ok(Response::new(ReceiverStream::new(container.output.read(first, requests)?)))
+        Ok(Response::new(ReceiverStream::new(
+            container.output.read(first, requests)?,
+        )))
     }
 
     async fn input(&self, request: Request<Streaming<InputRequest>>) -> Answer<InputResponse> {
@@ -149,7 +180,11 @@ impl Contract for Service {
         match container {
             Some(container) if written > 0 => container.input.end_of_stream().await,
             Some(_) => {}
-            None => return Err(invalid("Input: wanted a first request with container_id, found the end of the stream")),
+            None => {
+                return Err(invalid(
+                    "Input: wanted a first request with container_id, found the end of the stream",
+                ))
+            }
         }
         Ok(Response::new(InputResponse { written }))
     }
@@ -161,16 +196,22 @@ impl Contract for Service {
             container.terminal.clone()
         } else {
             let found = self.agent.execs.terminal(&request.container_id, &request.exec_id);
-            found.ok_or_else(|| Status::not_found(format!("no running exec {:?} in {:?}", request.exec_id, container.id)))?
+            found.ok_or_else(|| {
+                Status::not_found(format!("no running exec {:?} in {:?}", request.exec_id, container.id))
+            })?
         };
         let terminal = terminal.ok_or_else(|| precondition("wanted a terminal, found none"))?;
-        terminal.resize(request.width, request.height).doing(|| "size of the terminal")?;
+        terminal
+            .resize(request.width, request.height)
+            .doing(|| "size of the terminal")?;
         Ok(Response::new(ResizeTerminalResponse {}))
     }
 
     async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
         // Not to its end: a caller that has gone wants the command killed (Group does it when dropped).
-        exec::sync::exec_sync(&self.agent, request.into_inner()).await.map(Response::new)
+        exec::sync::exec_sync(&self.agent, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     type ExecStream = Stream<ExecResponse>;
@@ -192,11 +233,15 @@ impl Contract for Service {
     type LogsStream = Stream<LogRecord>;
 
     async fn logs(&self, request: Request<LogsRequest>) -> Answer<Self::LogsStream> {
-        Ok(Response::new(ReceiverStream::new(events::logs(request.into_inner().after_seq)?)))
+        Ok(Response::new(ReceiverStream::new(events::logs(
+            request.into_inner().after_seq,
+        )?)))
     }
 
     async fn stats(&self, request: Request<StatsRequest>) -> Answer<StatsResponse> {
-        stats::stats(&self.agent, &request.into_inner().container_ids).await.map(Response::new)
+        stats::stats(&self.agent, &request.into_inner().container_ids)
+            .await
+            .map(Response::new)
     }
 
     async fn shutdown(&self, request: Request<ShutdownRequest>) -> Answer<ShutdownResponse> {

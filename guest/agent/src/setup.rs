@@ -61,9 +61,17 @@ impl Setup {
 
     /// Makes the folders.
     pub fn prepare(&self) -> std::io::Result<()> {
-        for dir in [self.home.join("c"), self.scratch(), self.images(), self.shm(), self.pod_files(), self.crun_root()] {
+        for dir in [
+            self.home.join("c"),
+            self.scratch(),
+            self.images(),
+            self.shm(),
+            self.pod_files(),
+            self.crun_root(),
+        ] {
             std::fs::create_dir_all(dir)?;
         }
-        Ok(())
+        // Containers in a user namespace of their own pass through; nobody else lists it.
+        std::fs::set_permissions(&self.home, std::os::unix::fs::PermissionsExt::from_mode(0o711))
     }
 }

@@ -19,10 +19,8 @@ pub async fn prepare(agent: &Agent, grace: Duration) {
         wait_all(&containers, grace).await;
     }
     for container in &containers {
-        if let Some(dir) = &container.cgroup {
-            if let Err(e) = cgroup::kill(dir, DIES_WITHIN).await {
-                log::error(format!("container {}: {e}", container.id));
-            }
+        if let Err(e) = cgroup::kill(&container.cgroup, DIES_WITHIN).await {
+            log::error(format!("container {}: {e}", container.id));
         }
     }
     each(&containers, libc::SIGKILL);
@@ -40,7 +38,11 @@ fn each(containers: &[Arc<Container>], signal: i32) {
 async fn wait_all(containers: &[Arc<Container>], limit: Duration) {
     let deadline = tokio::time::Instant::now() + limit;
     for container in containers {
-        wait(container, deadline.saturating_duration_since(tokio::time::Instant::now())).await;
+        wait(
+            container,
+            deadline.saturating_duration_since(tokio::time::Instant::now()),
+        )
+        .await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! The OCI spec: checked as it comes from the server, completed with what only the agent knows, written as config.json.
 
-use crate::fail::invalid;
 use crate::container::update::weight;
+use crate::fail::invalid;
 use crate::pb::oci::v1::{Mount, Namespace, Process, Resources, Spec, User};
 use crate::users::Identity;
 use std::path::Path;
@@ -27,7 +27,10 @@ pub struct Facts<'a> {
 
 /// Refuses what the contract does not allow.
 pub fn check(spec: &Spec) -> Result<(), Status> {
-    let process = spec.process.as_ref().ok_or_else(|| invalid("spec.process: wanted one, found none"))?;
+    let process = spec
+        .process
+        .as_ref()
+        .ok_or_else(|| invalid("spec.process: wanted one, found none"))?;
     check_args(&process.args)?;
     bounded("spec.process.env", process.env.len(), MANY)?;
     let text: usize = process.args.iter().chain(&process.env).map(String::len).sum();
@@ -36,7 +39,10 @@ pub fn check(spec: &Spec) -> Result<(), Status> {
         no_nul("spec.process", text)?;
     }
     if !process.cwd.is_empty() && !process.cwd.starts_with('/') {
-        return Err(invalid(format!("spec.process.cwd: wanted an absolute path, found {:?}", process.cwd)));
+        return Err(invalid(format!(
+            "spec.process.cwd: wanted an absolute path, found {:?}",
+            process.cwd
+        )));
     }
     bounded("spec.mounts", spec.mounts.len(), MOUNTS)?;
     spec.mounts.iter().try_for_each(check_mount)?;
@@ -131,27 +137,44 @@ pub fn complete(mut spec: Spec, facts: &Facts) -> Spec {
     }
     linux.namespaces.retain(|n| n.r#type != "pid");
     if !linux.namespaces.iter().any(|n| n.r#type == "mount") {
-        linux.namespaces.push(Namespace { r#type: "mount".into(), path: None });
+        linux.namespaces.push(Namespace {
+            r#type: "mount".into(),
+            path: None,
+        });
     }
     if let Some(path) = &facts.pid_namespace {
         let path = Some(path.clone()).filter(|p| !p.is_empty());
-        linux.namespaces.push(Namespace { r#type: "pid".into(), path });
+        linux.namespaces.push(Namespace {
+            r#type: "pid".into(),
+            path,
+        });
     }
     spec
 }
 
 /// Shares as a weight by the agent's own conversion: crun's differs from version to version, and an update must not change what was equal.
 fn weigh(resources: &mut Resources) {
-    let shares = resources.cpu.as_mut().and_then(|cpu| cpu.shares.take()).filter(|s| *s != 0);
+    let shares = resources
+        .cpu
+        .as_mut()
+        .and_then(|cpu| cpu.shares.take())
+        .filter(|s| *s != 0);
     if let Some(shares) = shares {
-        resources.unified.entry("cpu.weight".into()).or_insert(weight(shares).to_string());
+        resources
+            .unified
+            .entry("cpu.weight".into())
+            .or_insert(weight(shares).to_string());
     }
 }
 
 fn complete_process(process: &mut Process, identity: &Identity) {
     let umask = process.user.as_ref().and_then(|u| u.umask);
-    process.user =
-        Some(User { uid: identity.uid, gid: identity.gid, additional_gids: identity.groups.clone(), umask });
+    process.user = Some(User {
+        uid: identity.uid,
+        gid: identity.gid,
+        additional_gids: identity.groups.clone(),
+        umask,
+    });
     if process.cwd.is_empty() {
         process.cwd = "/".into();
     }
@@ -166,7 +189,12 @@ mod tests {
     use crate::pb::oci::v1::{Capabilities, Cpu, Linux, Memory, Rlimit};
 
     fn identity() -> Identity {
-        Identity { uid: 1000, gid: 0, groups: vec![0, 5], home: "/h".into() }
+        Identity {
+            uid: 1000,
+            gid: 0,
+            groups: vec![0, 5],
+            home: "/h".into(),
+        }
     }
 
     fn facts<'a>(identity: &'a Identity, pid: Option<&str>) -> Facts<'a> {
@@ -181,8 +209,14 @@ mod tests {
     }
 
     fn spec() -> Spec {
-        let process = Process { args: vec!["sh".into()], ..Default::default() };
-        Spec { process: Some(process), ..Default::default() }
+        let process = Process {
+            args: vec!["sh".into()],
+            ..Default::default()
+        };
+        Spec {
+            process: Some(process),
+            ..Default::default()
+        }
     }
 
     fn mount(source: &str, kind: &str, options: &[&str]) -> Mount {
@@ -198,14 +232,36 @@ mod tests {
     fn config_json_has_the_official_names_and_no_absent_fields() {
         let mut spec = spec();
         if let Some(process) = &mut spec.process {
-            process.capabilities = Some(Capabilities { bounding: vec!["CAP_KILL".into()], ..Default::default() });
-            process.rlimits = vec![Rlimit { r#type: "RLIMIT_NOFILE".into(), hard: u64::MAX, soft: 1 }];
+            process.capabilities = Some(Capabilities {
+                bounding: vec!["CAP_KILL".into()],
+                ..Default::default()
+            });
+            process.rlimits = vec![Rlimit {
+                r#type: "RLIMIT_NOFILE".into(),
+                hard: u64::MAX,
+                soft: 1,
+            }];
         }
         spec.mounts = vec![mount("podvm:hosts", "bind", &["rw"]), mount("proc", "proc", &[])];
-        let memory = Some(Memory { limit: Some(-1), ..Default::default() });
-        let cpu = Some(Cpu { shares: Some(1024), period: Some(100_000), ..Default::default() });
-        let resources = Some(Resources { memory, cpu, ..Default::default() });
-        spec.linux = Some(Linux { resources, masked_paths: vec!["/proc/kcore".into()], ..Default::default() });
+        let memory = Some(Memory {
+            limit: Some(-1),
+            ..Default::default()
+        });
+        let cpu = Some(Cpu {
+            shares: Some(1024),
+            period: Some(100_000),
+            ..Default::default()
+        });
+        let resources = Some(Resources {
+            memory,
+            cpu,
+            ..Default::default()
+        });
+        spec.linux = Some(Linux {
+            resources,
+            masked_paths: vec!["/proc/kcore".into()],
+            ..Default::default()
+        });
         check(&spec).unwrap();
         let who = identity();
         let json = serde_json::to_value(complete(spec, &facts(&who, Some("")))).unwrap();
@@ -239,7 +295,10 @@ mod tests {
         let who = identity();
         let namespaces = |pid| complete(spec(), &facts(&who, pid)).linux.unwrap().namespaces;
         assert_eq!(namespaces(None).len(), 1);
-        assert_eq!(namespaces(Some("/proc/7/ns/pid"))[1].path.as_deref(), Some("/proc/7/ns/pid"));
+        assert_eq!(
+            namespaces(Some("/proc/7/ns/pid"))[1].path.as_deref(),
+            Some("/proc/7/ns/pid")
+        );
     }
 
     #[test]
@@ -250,9 +309,17 @@ mod tests {
             mount("/etc", "tmpfs", &["bind"]),
             mount("podvm:root", "bind", &[]),
             mount("/dev/vda", "ext4", &[]),
-            Mount { destination: "relative".into(), ..mount("proc", "proc", &[]) },
+            Mount {
+                destination: "relative".into(),
+                ..mount("proc", "proc", &[])
+            },
         ] {
-            let code = check(&Spec { mounts: vec![bad.clone()], ..spec() }).unwrap_err().code();
+            let code = check(&Spec {
+                mounts: vec![bad.clone()],
+                ..spec()
+            })
+            .unwrap_err()
+            .code();
             assert_eq!(code, tonic::Code::InvalidArgument, "{bad:?}");
         }
     }
@@ -269,8 +336,14 @@ mod tests {
 
     #[test]
     fn namespaces_with_paths_are_refused() {
-        let namespaces = vec![Namespace { r#type: "network".into(), path: Some("/proc/1/ns/net".into()) }];
-        let linux = Some(Linux { namespaces, ..Default::default() });
+        let namespaces = vec![Namespace {
+            r#type: "network".into(),
+            path: Some("/proc/1/ns/net".into()),
+        }];
+        let linux = Some(Linux {
+            namespaces,
+            ..Default::default()
+        });
         assert!(check(&Spec { linux, ..spec() }).is_err());
     }
 }

@@ -34,8 +34,19 @@ pub struct Spool {
 impl Spool {
     /// `size`: bytes, 0 for the default; bounded to 64 KiB … 16 MiB.
     pub fn new(size: u32) -> Self {
-        let size = if size == 0 { DEFAULT_SIZE } else { (size as usize).clamp(64 << 10, 16 << 20) };
-        Spool { chunks: VecDeque::new(), acknowledged: 0, end: 0, used: 0, size, eof_ns: None }
+        let size = if size == 0 {
+            DEFAULT_SIZE
+        } else {
+            (size as usize).clamp(64 << 10, 16 << 20)
+        };
+        Spool {
+            chunks: VecDeque::new(),
+            acknowledged: 0,
+            end: 0,
+            used: 0,
+            size,
+            eof_ns: None,
+        }
     }
 
     /// Bytes that may be pushed now; 0: full.
@@ -45,7 +56,11 @@ impl Spool {
 
     pub fn push(&mut self, data: Bytes, time_ns: i64) {
         self.used += data.len() + OVERHEAD;
-        let chunk = Chunk { offset: self.end, time_ns, data };
+        let chunk = Chunk {
+            offset: self.end,
+            time_ns,
+            data,
+        };
         self.end = chunk.end();
         self.chunks.push_back(chunk);
     }
@@ -87,7 +102,11 @@ impl Spool {
         let offset = offset.max(self.acknowledged);
         let chunk = self.chunks.get(self.chunks.partition_point(|c| c.end() <= offset))?;
         let skip = usize::try_from(offset.saturating_sub(chunk.offset)).ok()?;
-        Some(Chunk { offset: chunk.offset + skip as u64, time_ns: chunk.time_ns, data: chunk.data.slice(skip..) })
+        Some(Chunk {
+            offset: chunk.offset + skip as u64,
+            time_ns: chunk.time_ns,
+            data: chunk.data.slice(skip..),
+        })
     }
 }
 
@@ -115,7 +134,10 @@ mod tests {
     #[test]
     fn from_within_a_chunk_comes_its_rest_with_its_time_and_end() {
         let rest = filled().from(2).unwrap();
-        assert_eq!((rest.offset, rest.time_ns, &rest.data[..], rest.end()), (2, 1, &b"llo "[..], 6));
+        assert_eq!(
+            (rest.offset, rest.time_ns, &rest.data[..], rest.end()),
+            (2, 1, &b"llo "[..], 6)
+        );
     }
 
     #[test]

@@ -28,8 +28,15 @@ pub fn cpath(path: &Path) -> io::Result<CString> {
 
 pub fn mount(source: &str, target: &Path, fstype: &str, flags: libc::c_ulong, data: &str) -> io::Result<()> {
     let (source, target, fstype, data) = (cstring(source)?, cpath(target)?, cstring(fstype)?, cstring(data)?);
-    let result =
-        unsafe { libc::mount(source.as_ptr(), target.as_ptr(), fstype.as_ptr(), flags, data.as_ptr().cast()) };
+    let result = unsafe {
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            fstype.as_ptr(),
+            flags,
+            data.as_ptr().cast(),
+        )
+    };
     check(result).map(drop)
 }
 
@@ -91,7 +98,10 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// `uname -r`.
 pub fn kernel_release() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_string()
+    std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .unwrap_or_default()
+        .trim()
+        .to_string()
 }
 
 /// At most `limit` bytes of a file; longer is InvalidData.
@@ -100,7 +110,10 @@ pub fn read_bounded(file: std::fs::File, limit: u64) -> io::Result<Vec<u8>> {
     let mut data = Vec::new();
     file.take(limit + 1).read_to_end(&mut data)?;
     if data.len() as u64 > limit {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("larger than {limit} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("larger than {limit} bytes"),
+        ));
     }
     Ok(data)
 }

@@ -20,7 +20,9 @@ pub struct Tube {
 impl Tube {
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         sys::set_nonblocking(&fd)?;
-        Ok(Tube { fd: Arc::new(sys::watch_fd(fd, Interest::READABLE | Interest::WRITABLE)?) })
+        Ok(Tube {
+            fd: Arc::new(sys::watch_fd(fd, Interest::READABLE | Interest::WRITABLE)?),
+        })
     }
 
     /// 0: end. A terminal whose other side has gone (EIO) is at its end too.
@@ -72,7 +74,12 @@ impl Tube {
     /// Size of a terminal.
     pub fn resize(&self, width: u32, height: u32) -> io::Result<()> {
         let cells = |n: u32| n.min(u32::from(u16::MAX)) as u16;
-        let size = libc::winsize { ws_row: cells(height), ws_col: cells(width), ws_xpixel: 0, ws_ypixel: 0 };
+        let size = libc::winsize {
+            ws_row: cells(height),
+            ws_col: cells(width),
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         sys::check(unsafe { libc::ioctl(self.fd.get_ref().as_raw_fd(), libc::TIOCSWINSZ, &size) }).map(drop)
     }
 
@@ -122,7 +129,10 @@ impl Drop for Console {
 fn receive_fd(socket: RawFd) -> io::Result<OwnedFd> {
     let mut name = [0u8; 4096];
     let mut control = [0u64; 16];
-    let mut part = libc::iovec { iov_base: name.as_mut_ptr().cast(), iov_len: name.len() };
+    let mut part = libc::iovec {
+        iov_base: name.as_mut_ptr().cast(),
+        iov_len: name.len(),
+    };
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = &mut part;
     message.msg_iovlen = 1;

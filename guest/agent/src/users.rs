@@ -43,7 +43,12 @@ pub fn resolve(spec: &UserSpec, passwd: &str, group: &str) -> Result<Identity, S
     let mut seen = std::collections::HashSet::new();
     groups.retain(|g| seen.insert(*g));
     let home = entry.map_or("", |e| e.home);
-    Ok(Identity { uid, gid, groups, home: if home.starts_with('/') { home.into() } else { "/".into() } })
+    Ok(Identity {
+        uid,
+        gid,
+        groups,
+        home: if home.starts_with('/') { home.into() } else { "/".into() },
+    })
 }
 
 /// A name wins over a number, as in docker.
@@ -58,8 +63,16 @@ fn find_user<'a>(user: &str, passwd: &'a str) -> Result<(u32, Option<Entry<'a>>)
 }
 
 fn find_group(name: &str, group: &str) -> Result<u32, String> {
-    let found = lines(group).find_map(|f| if f.first() == Some(&name) { f.get(2)?.parse().ok() } else { None });
-    found.or_else(|| name.parse().ok()).ok_or_else(|| format!("the image's /etc/group has no group {name:?}"))
+    let found = lines(group).find_map(|f| {
+        if f.first() == Some(&name) {
+            f.get(2)?.parse().ok()
+        } else {
+            None
+        }
+    });
+    found
+        .or_else(|| name.parse().ok())
+        .ok_or_else(|| format!("the image's /etc/group has no group {name:?}"))
 }
 
 fn groups_of<'a>(user: &'a str, group: &'a str) -> impl Iterator<Item = u32> + 'a {
@@ -85,29 +98,47 @@ fn entries(passwd: &str) -> impl Iterator<Item = Entry<'_>> {
 }
 
 fn lines(text: &str) -> impl Iterator<Item = Vec<&str>> {
-    text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).map(|l| l.split(':').collect())
+    text.lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty() && !l.starts_with('#'))
+        .map(|l| l.split(':').collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n# comment\nbroken\nwww-data:x:33:33::/var/www:\n42:x:7:8::/odd:\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\n# comment\nbroken\nwww-data:x:33:33::/var/www:\n42:x:7:8::/odd:\n";
     const GROUP: &str = "root:x:0:\nwww-data:x:33:\nlog:x:4:root,www-data\nstaff:x:50:www-data\n";
 
     fn user(text: &str) -> UserSpec {
-        UserSpec { user: text.into(), ..Default::default() }
+        UserSpec {
+            user: text.into(),
+            ..Default::default()
+        }
     }
 
     fn id(uid: u32, gid: u32, groups: &[u32], home: &str) -> Result<Identity, String> {
-        Ok(Identity { uid, gid, groups: groups.into(), home: home.into() })
+        Ok(Identity {
+            uid,
+            gid,
+            groups: groups.into(),
+            home: home.into(),
+        })
     }
 
     #[test]
     fn as_an_image_config_writes_it() {
         assert_eq!(resolve(&user(""), PASSWD, GROUP), id(0, 0, &[0, 4], "/root"));
-        assert_eq!(resolve(&user("www-data"), PASSWD, GROUP), id(33, 33, &[33, 4, 50], "/var/www"));
-        assert_eq!(resolve(&user("33:staff"), PASSWD, GROUP), id(33, 50, &[50, 4], "/var/www"));
+        assert_eq!(
+            resolve(&user("www-data"), PASSWD, GROUP),
+            id(33, 33, &[33, 4, 50], "/var/www")
+        );
+        assert_eq!(
+            resolve(&user("33:staff"), PASSWD, GROUP),
+            id(33, 50, &[50, 4], "/var/www")
+        );
         assert_eq!(resolve(&user("1000:1000"), PASSWD, GROUP), id(1000, 1000, &[1000], "/"));
         assert_eq!(resolve(&user("42"), PASSWD, GROUP), id(7, 8, &[8], "/odd"));
         assert_eq!(resolve(&user("1000"), "", ""), id(1000, 0, &[0], "/"));
@@ -115,16 +146,31 @@ mod tests {
 
     #[test]
     fn unknown_names_are_errors() {
-        assert!(resolve(&user("nobody"), PASSWD, GROUP).unwrap_err().contains("/etc/passwd"));
-        assert!(resolve(&user("0:nogroup"), PASSWD, GROUP).unwrap_err().contains("/etc/group"));
+        assert!(resolve(&user("nobody"), PASSWD, GROUP)
+            .unwrap_err()
+            .contains("/etc/passwd"));
+        assert!(resolve(&user("0:nogroup"), PASSWD, GROUP)
+            .unwrap_err()
+            .contains("/etc/group"));
         assert!(resolve(&user("4294967296"), PASSWD, GROUP).is_err());
     }
 
     #[test]
     fn numbers_of_the_pod_win_over_the_image() {
-        let spec = UserSpec { uid: Some(33), supplemental_groups: vec![4, 1234], ..user("root:root") };
-        assert_eq!(resolve(&spec, PASSWD, GROUP), id(33, 33, &[33, 4, 50, 1234], "/var/www"));
-        let strict = UserSpec { strict_groups: true, gid: Some(9), ..spec };
+        let spec = UserSpec {
+            uid: Some(33),
+            supplemental_groups: vec![4, 1234],
+            ..user("root:root")
+        };
+        assert_eq!(
+            resolve(&spec, PASSWD, GROUP),
+            id(33, 33, &[33, 4, 50, 1234], "/var/www")
+        );
+        let strict = UserSpec {
+            strict_groups: true,
+            gid: Some(9),
+            ..spec
+        };
         assert_eq!(resolve(&strict, PASSWD, GROUP), id(33, 9, &[9, 4, 1234], "/var/www"));
     }
 }

@@ -21,7 +21,11 @@ async fn a_container_from_creation_to_removal() {
     let mut client = host.ready().await;
     let script = "echo out; echo err >&2; pwd; cat /etc/hosts /etc/hostname; echo $HOME; exit 3";
     let request = CreateContainerRequest {
-        user: Some(UserSpec { user: "web".into(), supplemental_groups: vec![1234], ..Default::default() }),
+        user: Some(UserSpec {
+            user: "web".into(),
+            supplemental_groups: vec![1234],
+            ..Default::default()
+        }),
         ..host.request("a", script)
     };
     let made = client.create_container(request.clone()).await.unwrap().into_inner();
@@ -30,9 +34,19 @@ async fn a_container_from_creation_to_removal() {
     let other = client.create_container(host.request("a", "true")).await.unwrap_err();
     assert_eq!(other.code(), Code::AlreadyExists);
 
-    let start = StartContainerRequest { container_id: "a".into() };
-    let started = client.start_container(start.clone()).await.unwrap().into_inner().started_ns;
-    assert_eq!(client.start_container(start).await.unwrap().into_inner().started_ns, started);
+    let start = StartContainerRequest {
+        container_id: "a".into(),
+    };
+    let started = client
+        .start_container(start.clone())
+        .await
+        .unwrap()
+        .into_inner()
+        .started_ns;
+    assert_eq!(
+        client.start_container(start).await.unwrap().into_inner().started_ns,
+        started
+    );
     let record = exit(&mut client, "a").await;
     assert_eq!((record.exit_code, record.signal, record.oom_killed), (3, 0, false));
     let (out, err) = output(&mut client, "a").await;
@@ -40,19 +54,40 @@ async fn a_container_from_creation_to_removal() {
     assert!(out.starts_with("out\n/work/dir\n127.0.0.1\tlocalhost\n"), "{out}");
     assert!(out.ends_with("10.0.0.1 me\ntest\n/srv\n"), "{out}");
 
-    let list = client.list_containers(ListContainersRequest {}).await.unwrap().into_inner();
+    let list = client
+        .list_containers(ListContainersRequest {})
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(list.containers.len(), 1);
     assert_eq!(list.containers[0].state(), ContainerState::Exited);
     assert_eq!(list.last_event_seq, 1);
-    let mut events = client.events(EventsRequest { after_seq: 0 }).await.unwrap().into_inner();
+    let mut events = client
+        .events(EventsRequest { after_seq: 0 })
+        .await
+        .unwrap()
+        .into_inner();
     let event = events.message().await.unwrap().unwrap();
     assert_eq!(event.seq, 1);
     assert!(matches!(event.kind, Some(event::Kind::Exited(ContainerExited { exit: Some(e), .. })) if e == record));
 
     for _ in 0..2 {
-        client.remove_container(RemoveContainerRequest { container_id: "a".into() }).await.unwrap();
+        client
+            .remove_container(RemoveContainerRequest {
+                container_id: "a".into(),
+            })
+            .await
+            .unwrap();
     }
-    assert_eq!(client.list_containers(ListContainersRequest {}).await.unwrap().into_inner().containers, vec![]);
+    assert_eq!(
+        client
+            .list_containers(ListContainersRequest {})
+            .await
+            .unwrap()
+            .into_inner()
+            .containers,
+        vec![]
+    );
     let left = |dir: &str| std::fs::read_dir(host.dir.join("state").join(dir)).unwrap().count();
     assert_eq!((left("c"), left("crun")), (0, 0));
 }
@@ -66,10 +101,22 @@ async fn what_cannot_be_made_leaves_nothing() {
     let status = client.create_container(request).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     assert!(status.message().contains("nope"), "{status:?}");
-    let unknown = CreateContainerRequest { user: Some(UserSpec { user: "who".into(), ..Default::default() }), ..host.request("a", "true") };
-    assert_eq!(client.create_container(unknown).await.unwrap_err().code(), Code::InvalidArgument);
+    let unknown = CreateContainerRequest {
+        user: Some(UserSpec {
+            user: "who".into(),
+            ..Default::default()
+        }),
+        ..host.request("a", "true")
+    };
+    assert_eq!(
+        client.create_container(unknown).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
     let bad_id = host.request("../a", "true");
-    assert_eq!(client.create_container(bad_id).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(
+        client.create_container(bad_id).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
     let left = |dir: &str| std::fs::read_dir(host.dir.join("state").join(dir)).unwrap().count();
     assert_eq!((left("c"), left("crun")), (0, 0));
     host.run(&mut client, "a", "exit 0").await;
@@ -83,14 +130,26 @@ async fn output_survives_readers_that_go_and_blocks_when_full() {
     // 3 MiB through a spool of 1 MiB: only acknowledgements let it end.
     host.run(&mut client, "a", "head -c 3145728 /dev/zero; echo end").await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let still = client.wait_container(WaitContainerRequest { container_id: "a".into(), timeout_ms: 1 }).await.unwrap();
+    let still = client
+        .wait_container(WaitContainerRequest {
+            container_id: "a".into(),
+            timeout_ms: 1,
+        })
+        .await
+        .unwrap();
     assert_eq!(still.into_inner().exit, None);
 
     let mut first: Option<OutputChunk> = None;
     for _ in 0..20 {
         let mut client = host.client().await;
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
-        sender.send(OutputRequest { container_id: "a".into(), ..Default::default() }).await.unwrap();
+        sender
+            .send(OutputRequest {
+                container_id: "a".into(),
+                ..Default::default()
+            })
+            .await
+            .unwrap();
         let mut chunks = client.output(ReceiverStream::new(receiver)).await.unwrap().into_inner();
         let chunk = chunks.message().await.unwrap().unwrap();
         assert_eq!(first.get_or_insert(chunk.clone()), &chunk);
@@ -107,7 +166,12 @@ async fn a_newer_reader_ends_the_older() {
     let Some(host) = start() else { return };
     let mut client = host.ready().await;
     host.run(&mut client, "a", "sleep 60").await;
-    let request = || tokio_stream::iter([OutputRequest { container_id: "a".into(), ..Default::default() }]);
+    let request = || {
+        tokio_stream::iter([OutputRequest {
+            container_id: "a".into(),
+            ..Default::default()
+        }])
+    };
     let mut older = client.output(request()).await.unwrap().into_inner();
     let _newer = client.output(request()).await.unwrap().into_inner();
     assert_eq!(older.message().await.unwrap_err().code(), Code::Aborted);
@@ -123,16 +187,33 @@ async fn exec_sync_codes_output_and_time_out() {
         args: ["sh", "-c", script].map(String::from).into(),
         ..Default::default()
     };
-    let done = client.exec_sync(request("echo o; echo e >&2; exit 5")).await.unwrap().into_inner();
-    assert_eq!((&done.stdout[..], &done.stderr[..], done.exit_code), (&b"o\n"[..], &b"e\n"[..], 5));
+    let done = client
+        .exec_sync(request("echo o; echo e >&2; exit 5"))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        (&done.stdout[..], &done.stderr[..], done.exit_code),
+        (&b"o\n"[..], &b"e\n"[..], 5)
+    );
     assert!(!done.timed_out && !done.truncated);
 
-    let cut = ExecSyncRequest { max_output_bytes: 10, ..request("head -c 100000 /dev/zero") };
+    let cut = ExecSyncRequest {
+        max_output_bytes: 10,
+        ..request("head -c 100000 /dev/zero")
+    };
     let cut = client.exec_sync(cut).await.unwrap().into_inner();
     assert_eq!((cut.stdout.len(), cut.truncated, cut.exit_code), (10, true, 0));
 
-    for (args, code) in [(vec!["nope"], 127), (vec!["/etc/passwd"], 126), (vec!["/bin/nope"], 127)] {
-        let request = ExecSyncRequest { args: args.iter().map(|a| a.to_string()).collect(), ..request("") };
+    for (args, code) in [
+        (vec!["nope"], 127),
+        (vec!["/etc/passwd"], 126),
+        (vec!["/bin/nope"], 127),
+    ] {
+        let request = ExecSyncRequest {
+            args: args.iter().map(|a| a.to_string()).collect(),
+            ..request("")
+        };
         let refused = client.exec_sync(request).await.unwrap().into_inner();
         assert_eq!(refused.exit_code, code, "{args:?}: {refused:?}");
     }
@@ -140,28 +221,50 @@ async fn exec_sync_codes_output_and_time_out() {
     // Daemons that left the session and the parent are killed as well.
     let marker = format!("60{}", u32::from_le_bytes(podvm_agent::sys::random()));
     let script = format!("(sleep {marker} & sleep {marker} & ) ; sleep {marker}");
-    let late = client.exec_sync(ExecSyncRequest { timeout_ms: 1000, ..request(&script) }).await.unwrap().into_inner();
+    let late = client
+        .exec_sync(ExecSyncRequest {
+            timeout_ms: 1000,
+            ..request(&script)
+        })
+        .await
+        .unwrap()
+        .into_inner();
     assert!(late.timed_out);
     assert_eq!(processes_with(&marker), 0);
 
     // What stays behind on purpose keeps the pipe for at most 2 s, and lives on.
     let begun = Instant::now();
-    let left = client.exec_sync(request(&format!("sleep {marker} & echo done"))).await.unwrap().into_inner();
+    let left = client
+        .exec_sync(request(&format!("sleep {marker} & echo done")))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(&left.stdout[..], b"done\n");
     assert!(begun.elapsed() < Duration::from_secs(20));
     assert_eq!(processes_with(&marker), 1);
-    client.remove_container(RemoveContainerRequest { container_id: "a".into() }).await.unwrap();
+    client
+        .remove_container(RemoveContainerRequest {
+            container_id: "a".into(),
+        })
+        .await
+        .unwrap();
     assert_eq!(processes_with(&marker), 0);
 }
 
 fn processes_with(marker: &str) -> usize {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let command_lines = processes.filter_map(|p| std::fs::read(p.path().join("cmdline")).ok());
-    command_lines.filter(|c| c.split(|b| *b == 0).any(|arg| arg == marker.as_bytes())).count()
+    command_lines
+        .filter(|c| c.split(|b| *b == 0).any(|arg| arg == marker.as_bytes()))
+        .count()
 }
 
 /// Sends requests, collects answers.
-async fn exec(client: &mut Client, start: ExecStart, input: Vec<exec_request::Kind>) -> (String, String, Option<ExitRecord>) {
+async fn exec(
+    client: &mut Client,
+    start: ExecStart,
+    input: Vec<exec_request::Kind>,
+) -> (String, String, Option<ExitRecord>) {
     let kinds = [vec![exec_request::Kind::Start(start)], input].concat();
     let (sender, receiver) = tokio::sync::mpsc::channel(64);
     for kind in kinds {
@@ -194,17 +297,40 @@ async fn exec_streams() {
     let Some(host) = start() else { return };
     let mut client = host.ready().await;
     host.run(&mut client, "a", "sleep 600").await;
-    let input = vec![exec_request::Kind::Stdin("hello".into()), exec_request::Kind::CloseStdin(true)];
-    let start = ExecStart { stdin: true, ..command("one", "cat; echo e >&2; exit 4") };
+    let input = vec![
+        exec_request::Kind::Stdin("hello".into()),
+        exec_request::Kind::CloseStdin(true),
+    ];
+    let start = ExecStart {
+        stdin: true,
+        ..command("one", "cat; echo e >&2; exit 4")
+    };
     let (out, err, exit) = exec(&mut client, start, input).await;
-    assert_eq!((out.as_str(), err.as_str(), exit.unwrap().exit_code), ("hello", "e\n", 4));
+    assert_eq!(
+        (out.as_str(), err.as_str(), exit.unwrap().exit_code),
+        ("hello", "e\n", 4)
+    );
 
-    let start = ExecStart { tty: true, stdin: true, width: 93, height: 17, ..command("two", "stty size; read x; echo got $x") };
+    let start = ExecStart {
+        tty: true,
+        stdin: true,
+        width: 93,
+        height: 17,
+        ..command("two", "stty size; read x; echo got $x")
+    };
     let (out, err, exit) = exec(&mut client, start, vec![exec_request::Kind::Stdin("line\n".into())]).await;
     assert!(out.contains("17 93\r\n") && out.ends_with("got line\r\n"), "{out:?}");
     assert_eq!((err.as_str(), exit.unwrap().exit_code), ("", 0));
 
-    let (out, err, exit) = exec(&mut client, ExecStart { args: vec!["nope".into()], ..command("three", "") }, vec![]).await;
+    let (out, err, exit) = exec(
+        &mut client,
+        ExecStart {
+            args: vec!["nope".into()],
+            ..command("three", "")
+        },
+        vec![],
+    )
+    .await;
     assert_eq!((out.as_str(), exit.unwrap().exit_code), ("", 127));
     assert!(err.contains("nope"));
 
@@ -218,7 +344,12 @@ async fn an_exec_whose_caller_goes_is_killed() {
     let mut client = host.ready().await;
     host.run(&mut client, "a", "sleep 600").await;
     let marker = format!("60{}", u32::from_le_bytes(podvm_agent::sys::random()));
-    let request = ExecRequest { kind: Some(exec_request::Kind::Start(command("one", &format!("echo up; sleep {marker}")))) };
+    let request = ExecRequest {
+        kind: Some(exec_request::Kind::Start(command(
+            "one",
+            &format!("echo up; sleep {marker}"),
+        ))),
+    };
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     sender.send(request).await.unwrap();
     let mut other = host.client().await;
@@ -244,21 +375,51 @@ async fn an_exec_whose_caller_goes_is_killed() {
 async fn standard_input_and_terminal_of_a_container() {
     let Some(host) = start() else { return };
     let mut client = host.ready().await;
-    let request = CreateContainerRequest { stdin: true, stdin_once: true, ..host.request("a", "cat; echo done") };
+    let request = CreateContainerRequest {
+        stdin: true,
+        stdin_once: true,
+        ..host.request("a", "cat; echo done")
+    };
     client.create_container(request).await.unwrap();
-    client.start_container(StartContainerRequest { container_id: "a".into() }).await.unwrap();
-    let data = InputRequest { container_id: "a".into(), data: "typed ".into(), close: false };
+    client
+        .start_container(StartContainerRequest {
+            container_id: "a".into(),
+        })
+        .await
+        .unwrap();
+    let data = InputRequest {
+        container_id: "a".into(),
+        data: "typed ".into(),
+        close: false,
+    };
     let answer = client.input(tokio_stream::iter([data])).await.unwrap().into_inner();
     assert_eq!(answer.written, 6);
     assert_eq!(output(&mut client, "a").await.0, "typed done\n");
 
-    let mut request = CreateContainerRequest { stdin: true, ..host.request("b", "read x; stty size; exit 9") };
+    let mut request = CreateContainerRequest {
+        stdin: true,
+        ..host.request("b", "read x; stty size; exit 9")
+    };
     request.spec.as_mut().unwrap().process.as_mut().unwrap().terminal = true;
     client.create_container(request).await.unwrap();
-    client.start_container(StartContainerRequest { container_id: "b".into() }).await.unwrap();
-    let size = ResizeTerminalRequest { container_id: "b".into(), width: 91, height: 7, ..Default::default() };
+    client
+        .start_container(StartContainerRequest {
+            container_id: "b".into(),
+        })
+        .await
+        .unwrap();
+    let size = ResizeTerminalRequest {
+        container_id: "b".into(),
+        width: 91,
+        height: 7,
+        ..Default::default()
+    };
     client.resize_terminal(size).await.unwrap();
-    let data = InputRequest { container_id: "b".into(), data: "x\n".into(), close: false };
+    let data = InputRequest {
+        container_id: "b".into(),
+        data: "x\n".into(),
+        close: false,
+    };
     client.input(tokio_stream::iter([data])).await.unwrap();
     let (out, err) = output(&mut client, "b").await;
     assert!(out.ends_with("7 91\r\n"), "{out:?}");
@@ -284,8 +445,16 @@ async fn pid_namespaces() {
             ..host.request(id, show)
         };
         client.create_container(request).await.unwrap();
-        client.start_container(StartContainerRequest { container_id: id.into() }).await.unwrap();
-        let request = OutputRequest { container_id: id.into(), ..Default::default() };
+        client
+            .start_container(StartContainerRequest {
+                container_id: id.into(),
+            })
+            .await
+            .unwrap();
+        let request = OutputRequest {
+            container_id: id.into(),
+            ..Default::default()
+        };
         let mut chunks = client.output(tokio_stream::iter([request])).await.unwrap().into_inner();
         let mut text = String::new();
         while text.lines().count() < 2 {
@@ -301,10 +470,24 @@ async fn pid_namespaces() {
     let own = std::fs::read_link("/proc/self/ns/pid").unwrap();
     assert_eq!(namespace(4), own.to_str().unwrap());
     for id in ["pod1", "node", "joins", "own", "pod2"] {
-        client.signal_container(SignalContainerRequest { container_id: id.into(), signal: 9, all: false }).await.unwrap();
+        client
+            .signal_container(SignalContainerRequest {
+                container_id: id.into(),
+                signal: 9,
+                all: false,
+            })
+            .await
+            .unwrap();
         let record = exit(&mut client, id).await;
         assert_eq!((record.exit_code, record.signal), (137, 9), "{id}");
-        client.signal_container(SignalContainerRequest { container_id: id.into(), signal: 15, all: true }).await.unwrap();
+        client
+            .signal_container(SignalContainerRequest {
+                container_id: id.into(),
+                signal: 15,
+                all: true,
+            })
+            .await
+            .unwrap();
     }
 }
 
@@ -314,7 +497,12 @@ async fn garbage_and_reconnects() {
     let Some(host) = start() else { return };
     let mut client = host.ready().await;
     host.run(&mut client, "a", "sleep 600").await;
-    let instance = client.hello(HelloRequest::default()).await.unwrap().into_inner().instance;
+    let instance = client
+        .hello(HelloRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .instance;
     for round in 0..50u32 {
         match round % 5 {
             0 => {
@@ -332,7 +520,11 @@ async fn garbage_and_reconnects() {
             }
             3 => {
                 let mut client = host.client().await;
-                let huge = ExecSyncRequest { container_id: "a".into(), args: vec!["x".repeat(30 << 20)], ..Default::default() };
+                let huge = ExecSyncRequest {
+                    container_id: "a".into(),
+                    args: vec!["x".repeat(30 << 20)],
+                    ..Default::default()
+                };
                 assert!(client.exec_sync(huge).await.is_err());
             }
             _ => {
@@ -345,12 +537,23 @@ async fn garbage_and_reconnects() {
         assert_eq!(hello.instance, instance);
     }
     let mut client = host.client().await;
-    let list = client.list_containers(ListContainersRequest {}).await.unwrap().into_inner();
+    let list = client
+        .list_containers(ListContainersRequest {})
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(list.containers[0].state(), ContainerState::Running);
     let stats = client.stats(StatsRequest::default()).await.unwrap().into_inner();
     assert_eq!(stats.containers.len(), 1);
     assert!(stats.guest.unwrap().agent_rss > 0);
-    let logs = client.logs(LogsRequest { after_seq: 0 }).await.unwrap().into_inner().message().await.unwrap();
+    let logs = client
+        .logs(LogsRequest { after_seq: 0 })
+        .await
+        .unwrap()
+        .into_inner()
+        .message()
+        .await
+        .unwrap();
     assert_eq!(logs.unwrap().seq, 1);
 }
 
@@ -358,7 +561,8 @@ async fn garbage_and_reconnects() {
 async fn shutdown_ends_containers_and_agent() {
     let Some(host) = start() else { return };
     let mut client = host.ready().await;
-    host.run(&mut client, "a", "trap 'exit 0' TERM; while :; do sleep 0.1; done").await;
+    host.run(&mut client, "a", "trap 'exit 0' TERM; while :; do sleep 0.1; done")
+        .await;
     client.shutdown(ShutdownRequest { grace_ms: 5000 }).await.unwrap();
     let begun = Instant::now();
     while host.socket.exists() {

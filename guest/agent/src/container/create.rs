@@ -35,13 +35,21 @@ pub async fn create(agent: &Arc<Agent>, request: CreateContainerRequest) -> Resu
         if existing.request == fingerprint {
             return Ok(existing.answer.clone());
         }
-        return Err(Status::already_exists(format!("container {id:?} was made by another request")));
+        return Err(Status::already_exists(format!(
+            "container {id:?} was made by another request"
+        )));
     }
     if agent.containers.all().len() >= MOST {
-        return Err(Status::resource_exhausted(format!("wanted at most {MOST} containers, found as many")));
+        return Err(Status::resource_exhausted(format!(
+            "wanted at most {MOST} containers, found as many"
+        )));
     }
     let serial = request.image.as_ref().map(|i| i.serial.clone()).unwrap_or_default();
-    let lower = agent.images.acquire(&agent.setup, &serial).await.doing(|| format!("image of container {id:?}"))?;
+    let lower = agent
+        .images
+        .acquire(&agent.setup, &serial)
+        .await
+        .doing(|| format!("image of container {id:?}"))?;
     match build(agent, request, fingerprint, &lower).await {
         Ok(answer) => Ok(answer),
         Err(status) => {
@@ -61,12 +69,19 @@ fn check(agent: &Agent, request: &CreateContainerRequest) -> Result<(), Status> 
         Some(dir) if !agent.setup.is_vm() => {
             // These would be taken for separators in the options of overlay.
             if !Path::new(dir).is_absolute() || dir.contains([',', ':', '\\', '\0']) {
-                return Err(invalid(format!("image.serial: wanted dir:/absolute/path without [,:\\], found {serial:?}")));
+                return Err(invalid(format!(
+                    "image.serial: wanted dir:/absolute/path without [,:\\], found {serial:?}"
+                )));
             }
         }
         _ => check_serial(serial)?,
     }
-    spec::check(request.spec.as_ref().ok_or_else(|| invalid("spec: wanted one, found none"))?)?;
+    spec::check(
+        request
+            .spec
+            .as_ref()
+            .ok_or_else(|| invalid("spec: wanted one, found none"))?,
+    )?;
     if agent.sandbox.pod_id().is_empty() {
         return Err(precondition("wanted ConfigureSandbox before the first container"));
     }
@@ -99,7 +114,8 @@ async fn build(
     };
     let spec = spec::complete(request.spec.clone().unwrap_or_default(), &facts);
     let process = spec.process.clone().unwrap_or_default();
-    root.make_dir(&process.cwd).doing(|| format!("working directory {:?}", process.cwd))?;
+    root.make_dir(&process.cwd)
+        .doing(|| format!("working directory {:?}", process.cwd))?;
     write_config(&spec, &bundle).doing(|| "config.json")?;
 
     let cgroup = setup.cgroups.container(id);
@@ -157,8 +173,12 @@ fn make_rootfs(lower: &Path, layer: &Path, rootfs: &Path) -> io::Result<()> {
 }
 
 fn who(root: &Rootfs, user: UserSpec) -> Result<Identity, Status> {
-    let passwd = root.text("/etc/passwd").map_err(|e| precondition(format!("the image's /etc/passwd: {e}")))?;
-    let group = root.text("/etc/group").map_err(|e| precondition(format!("the image's /etc/group: {e}")))?;
+    let passwd = root
+        .text("/etc/passwd")
+        .map_err(|e| precondition(format!("the image's /etc/passwd: {e}")))?;
+    let group = root
+        .text("/etc/group")
+        .map_err(|e| precondition(format!("the image's /etc/group: {e}")))?;
     users::resolve(&user, &passwd, &group).map_err(|e| invalid(format!("user: {e}")))
 }
 
@@ -176,12 +196,17 @@ fn pid_namespace(agent: &Agent, request: &CreateContainerRequest) -> Result<Opti
         PidNamespace::Node => Ok(None),
         PidNamespace::Pod => match agent.sandbox.pid_holder() {
             Some(pid) => joined(pid),
-            None => Err(precondition("pid_namespace POD: wanted a sandbox with shared_pid_namespace")),
+            None => Err(precondition(
+                "pid_namespace POD: wanted a sandbox with shared_pid_namespace",
+            )),
         },
         PidNamespace::Target => {
             let target = agent.containers.get(&request.pid_target_container_id)?;
             if target.exit_record().is_some() {
-                return Err(precondition(format!("pid_namespace TARGET: container {:?} has exited", target.id)));
+                return Err(precondition(format!(
+                    "pid_namespace TARGET: container {:?} has exited",
+                    target.id
+                )));
             }
             joined(target.pid)
         }
@@ -201,13 +226,23 @@ struct Ends {
     terminal: Option<Tube>,
 }
 
-async fn run_crun(agent: &Agent, request: &CreateContainerRequest, process: &Process, bundle: &Path) -> Result<Ends, Status> {
+async fn run_crun(
+    agent: &Agent,
+    request: &CreateContainerRequest,
+    process: &Process,
+    bundle: &Path,
+) -> Result<Ends, Status> {
     let setup = &agent.setup;
     let group = bare_group(agent, request)?;
-    let call = Call::new(setup, "create").option("--bundle", bundle).option("--pid-file", bundle.join("pid")).group(group);
+    let call = Call::new(setup, "create")
+        .option("--bundle", bundle)
+        .option("--pid-file", bundle.join("pid"))
+        .group(group);
     if process.terminal {
         let console = Console::listen(agent.socket_path()).doing(|| "console socket")?;
-        let call = call.option("--console-socket", console.path()).arg(&request.container_id);
+        let call = call
+            .option("--console-socket", console.path())
+            .arg(&request.container_id);
         let receiving = tokio::time::timeout(TERMINAL_WITHIN, console.receive());
         tokio::pin!(receiving);
         let running = call.run();
@@ -222,17 +257,41 @@ async fn run_crun(agent: &Agent, request: &CreateContainerRequest, process: &Pro
                 terminal
             }
         };
-        let terminal = terminal.doing(|| "terminal from crun")?.doing(|| "terminal from crun")?;
+        let terminal = terminal
+            .doing(|| "terminal from crun")?
+            .doing(|| "terminal from crun")?;
         let stdin = request.stdin.then(|| terminal.clone());
-        return Ok(Ends { stdin, stdout: Some(terminal.clone()), stderr: None, terminal: Some(terminal) });
+        return Ok(Ends {
+            stdin,
+            stdout: Some(terminal.clone()),
+            stderr: None,
+            terminal: Some(terminal),
+        });
     }
     let (out, child_out) = output_pipe().doing(|| "pipe")?;
     let (err, child_err) = output_pipe().doing(|| "pipe")?;
-    let (stdin, child_in) = if request.stdin { input_pipe().map(|(a, b)| (Some(a), Some(b))) } else { Ok((None, None)) }
-        .doing(|| "pipe")?;
-    let streams = Streams { stdin: child_in, stdout: Some(child_out), stderr: Some(child_err) };
-    call.streams(streams).arg(&request.container_id).run().await.map_err(crun_status)?;
-    Ok(Ends { stdin, stdout: Some(out), stderr: Some(err), terminal: None })
+    let (stdin, child_in) = if request.stdin {
+        input_pipe().map(|(a, b)| (Some(a), Some(b)))
+    } else {
+        Ok((None, None))
+    }
+    .doing(|| "pipe")?;
+    let streams = Streams {
+        stdin: child_in,
+        stdout: Some(child_out),
+        stderr: Some(child_err),
+    };
+    call.streams(streams)
+        .arg(&request.container_id)
+        .run()
+        .await
+        .map_err(crun_status)?;
+    Ok(Ends {
+        stdin,
+        stdout: Some(out),
+        stderr: Some(err),
+        terminal: None,
+    })
 }
 
 /// Where crun does not place processes itself, crun runs in the container's group, and its children stay there.
@@ -241,7 +300,7 @@ fn bare_group(agent: &Agent, request: &CreateContainerRequest) -> Result<Option<
     if cgroups.crun_path(&request.container_id).is_some() {
         return Ok(None);
     }
-    let Some(dir) = cgroups.container(&request.container_id) else { return Ok(None) };
+    let dir = cgroups.container(&request.container_id);
     crate::cgroup::make(&dir).doing(|| "cgroup")?;
     Ok(Some(dir))
 }
@@ -270,6 +329,9 @@ pub fn read_pid(file: &Path) -> io::Result<libc::pid_t> {
     let text = fs::read_to_string(file)?;
     match text.trim().parse() {
         Ok(pid) if pid > 1 => Ok(pid),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{text:?} is no pid"))),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{text:?} is no pid"),
+        )),
     }
 }

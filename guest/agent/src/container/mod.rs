@@ -40,7 +40,7 @@ pub struct Container {
     /// What commands inherit: user, environment, capabilities …
     pub process: Process,
     pub image: String,
-    pub cgroup: Option<PathBuf>,
+    pub cgroup: PathBuf,
     pub layer: PathBuf,
     pub output: Arc<Output>,
     pub input: Input,

@@ -133,7 +133,10 @@ impl Output {
     }
 
     fn acknowledge(&self, request: &OutputRequest) -> Result<(), Status> {
-        for (stream, offset) in [(Stream::Stdout, request.stdout_offset), (Stream::Stderr, request.stderr_offset)] {
+        for (stream, offset) in [
+            (Stream::Stdout, request.stdout_offset),
+            (Stream::Stderr, request.stderr_offset),
+        ] {
             let mut spool = self.spool(stream);
             if !spool.acknowledge(offset) {
                 return Err(Status::out_of_range(format!(
@@ -162,7 +165,14 @@ impl Output {
         };
         self.change();
         let (sender, receiver) = mpsc::channel(4);
-        let reader = Reader { output: self.clone(), id, number, sender, cursors: [first.stdout_offset, first.stderr_offset], ended: [false; 2] };
+        let reader = Reader {
+            output: self.clone(),
+            id,
+            number,
+            sender,
+            cursors: [first.stdout_offset, first.stderr_offset],
+            ended: [false; 2],
+        };
         tokio::spawn(reader.run(requests));
         Ok(receiver)
     }
@@ -241,20 +251,38 @@ impl Reader {
         let at = stream as usize;
         let (chunk, eof) = {
             let spool = self.output.spool(stream);
-            (spool.from(self.cursors[at]), spool.eof_ns().map(|time| (time, spool.end())))
+            (
+                spool.from(self.cursors[at]),
+                spool.eof_ns().map(|time| (time, spool.end())),
+            )
         };
         let message = match (chunk, eof) {
             (Some(Chunk { offset, time_ns, data }), _) => {
                 self.cursors[at] = offset + data.len() as u64;
-                OutputChunk { stream: stream.into(), offset, time_ns, data, eof: false }
+                OutputChunk {
+                    stream: stream.into(),
+                    offset,
+                    time_ns,
+                    data,
+                    eof: false,
+                }
             }
             (None, Some((time_ns, offset))) if !self.ended[at] => {
                 self.ended[at] = true;
-                OutputChunk { stream: stream.into(), offset, time_ns, data: Bytes::new(), eof: true }
+                OutputChunk {
+                    stream: stream.into(),
+                    offset,
+                    time_ns,
+                    data: Bytes::new(),
+                    eof: true,
+                }
             }
             _ => return Ok(false),
         };
-        self.sender.send(Ok(message)).await.map_err(|_| Status::cancelled("the reader has gone"))?;
+        self.sender
+            .send(Ok(message))
+            .await
+            .map_err(|_| Status::cancelled("the reader has gone"))?;
         Ok(true)
     }
 

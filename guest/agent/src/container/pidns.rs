@@ -22,11 +22,18 @@ impl Holder {
         let thread = std::thread::Builder::new().stack_size(128 << 10).spawn(move || {
             sys::check(unsafe { libc::unshare(libc::CLONE_NEWPID) })?;
             let mut command = Command::new("/proc/self/exe");
-            command.arg0("podvm-pause").arg(ARGUMENT).stdin(Stdio::from(read)).stdout(Stdio::null()).stderr(Stdio::null());
+            command
+                .arg0("podvm-pause")
+                .arg(ARGUMENT)
+                .stdin(Stdio::from(read))
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
             command.env_clear().current_dir("/");
             reaper::spawn(&mut command)
         })?;
-        let spawned = thread.join().map_err(|_| io::Error::other("thread of the pid namespace"))?;
+        let spawned = thread
+            .join()
+            .map_err(|_| io::Error::other("thread of the pid namespace"))?;
         let (pid, _exit) = spawned?;
         Ok(Holder { pid, _alive: write })
     }
@@ -37,6 +44,9 @@ pub fn hold() -> ! {
     // The kernel reaps by itself where the signal is ignored.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
     let mut byte = [0];
-    while io::stdin().read(&mut byte).is_err_and(|e| e.kind() == io::ErrorKind::Interrupted) {}
+    while io::stdin()
+        .read(&mut byte)
+        .is_err_and(|e| e.kind() == io::ErrorKind::Interrupted)
+    {}
     std::process::exit(0)
 }

@@ -16,13 +16,18 @@ const DIES_WITHIN: Duration = Duration::from_secs(10);
 /// Kills what still runs, unmounts, forgets. Ok when there is no such container. After an error it is still there, to be removed again.
 pub async fn remove(agent: &Agent, id: &str) -> Result<(), Status> {
     let _lock = agent.containers.lock(id).await;
-    let Some(container) = agent.containers.find(id) else { return Ok(()) };
+    let Some(container) = agent.containers.find(id) else {
+        return Ok(());
+    };
     reaper::kill(container.pid, libc::SIGKILL).doing(|| format!("kill of container {id:?}"))?;
-    if let Some(dir) = &container.cgroup {
-        cgroup::kill(dir, DIES_WITHIN).await.doing(|| format!("kill of container {id:?}"))?;
-    }
+    cgroup::kill(&container.cgroup, DIES_WITHIN)
+        .await
+        .doing(|| format!("kill of container {id:?}"))?;
     if signal::wait(&container, DIES_WITHIN).await.is_none() {
-        return Err(internal(format!("container {id:?}"), "its first process survives SIGKILL"));
+        return Err(internal(
+            format!("container {id:?}"),
+            "its first process survives SIGKILL",
+        ));
     }
     undo(agent, id).await?;
     agent.oom.forget(id);
@@ -35,19 +40,22 @@ pub async fn remove(agent: &Agent, id: &str) -> Result<(), Status> {
 /// Undoes, in reverse, what creation does, however far it came; each step is right where there is nothing to undo.
 pub async fn undo(agent: &Agent, id: &str) -> Result<(), Status> {
     let setup = &agent.setup;
-    if let Some(dir) = setup.cgroups.container(id) {
-        cgroup::kill(&dir, DIES_WITHIN).await.doing(|| "kill")?;
-    }
+    let group = setup.cgroups.container(id);
+    cgroup::kill(&group, DIES_WITHIN).await.doing(|| "kill")?;
     if setup.crun_root().join(id).exists() {
         let deleted = Call::new(setup, "delete").arg("--force").arg(id).run().await;
         deleted.map_err(|e| internal(format!("removal of container {id:?}"), e))?;
     }
-    if let Some(dir) = setup.cgroups.container(id) {
-        cgroup::remove_tree(&dir);
-    }
-    images::unmount(&setup.bundle(id).join("rootfs")).await.doing(|| format!("unmount of container {id:?}"))?;
-    remove_tree(setup.layer(id)).await.doing(|| format!("writable layer of container {id:?}"))?;
-    remove_tree(setup.bundle(id)).await.doing(|| format!("bundle of container {id:?}"))
+    cgroup::remove_tree(&group);
+    images::unmount(&setup.bundle(id).join("rootfs"))
+        .await
+        .doing(|| format!("unmount of container {id:?}"))?;
+    remove_tree(setup.layer(id))
+        .await
+        .doing(|| format!("writable layer of container {id:?}"))?;
+    remove_tree(setup.bundle(id))
+        .await
+        .doing(|| format!("bundle of container {id:?}"))
 }
 
 async fn remove_tree(dir: PathBuf) -> io::Result<()> {

@@ -15,12 +15,14 @@ pub async fn signal(agent: &Agent, request: &SignalContainerRequest) -> Result<(
         Ok(signal @ 1..=64) => signal,
         _ => return Err(invalid(format!("signal: wanted 1 to 64, found {}", request.signal))),
     };
-    match (&container.cgroup, request.all) {
-        (Some(dir), true) if signal == libc::SIGKILL => {
-            cgroup::kill(dir, Duration::from_secs(10)).await.doing(|| "kill of all processes")?;
+    match request.all {
+        true if signal == libc::SIGKILL => {
+            cgroup::kill(&container.cgroup, Duration::from_secs(10))
+                .await
+                .doing(|| "kill of all processes")?;
         }
-        (Some(dir), true) => cgroup::signal(dir, signal),
-        _ => {
+        true => cgroup::signal(&container.cgroup, signal),
+        false => {
             reaper::kill(container.pid, signal).doing(|| format!("signal {signal} to process {}", container.pid))?;
         }
     }

@@ -20,7 +20,11 @@ pub async fn start(agent: &Agent, id: &str) -> Result<StartContainerResponse, St
     }
     // Taken before: an exit must not come before the start.
     let started_ns = now_ns();
-    Call::new(&agent.setup, "start").arg(id).run().await.map_err(|e| internal("start", e))?;
+    Call::new(&agent.setup, "start")
+        .arg(id)
+        .run()
+        .await
+        .map_err(|e| internal("start", e))?;
     *container.started_ns.lock().unwrap_or_else(|e| e.into_inner()) = started_ns;
     Ok(StartContainerResponse { started_ns })
 }

@@ -15,12 +15,12 @@ pub async fn update(agent: &Agent, id: &str, resources: &Resources) -> Result<()
     if container.exit_record().is_some() {
         return Err(precondition(format!("container {id:?} has exited")));
     }
-    let Some(dir) = &container.cgroup else {
-        return Err(precondition("this agent runs where there is no cgroup v2"));
-    };
+    let dir = &container.cgroup;
     for (file, value) in settings(resources, &current(dir))? {
         if !dir.join(&file).exists() {
-            return Err(precondition(format!("the cgroup has no {file}: its controller is not available here")));
+            return Err(precondition(format!(
+                "the cgroup has no {file}: its controller is not available here"
+            )));
         }
         fs::write(dir.join(&file), &value).doing(|| format!("{file} = {value:?}"))?;
     }
@@ -43,7 +43,11 @@ fn current(dir: &Path) -> Current {
     let mut cpu = cpu.split_whitespace();
     let cpu_quota = cpu.next().and_then(|q| q.parse().ok());
     let cpu_period = cpu.next().and_then(|p| p.parse().ok()).unwrap_or(100_000);
-    Current { cpu_period, cpu_quota, memory_limit: text("memory.max").ok().and_then(|m| m.trim().parse().ok()) }
+    Current {
+        cpu_period,
+        cpu_quota,
+        memory_limit: text("memory.max").ok().and_then(|m| m.trim().parse().ok()),
+    }
 }
 
 /// Files of the cgroup and what is written to them, in order. Pure.
@@ -53,10 +57,15 @@ fn settings(resources: &Resources, current: &Current) -> Result<Vec<(String, Str
     let or_max = |n: i64| if n < 0 { "max".to_string() } else { n.to_string() };
     if let Some(memory) = &resources.memory {
         if let Some(swap) = memory.swap.filter(|s| *s != 0) {
-            let limit = memory.limit.or(current.memory_limit.and_then(|l| i64::try_from(l).ok())).unwrap_or(-1);
+            let limit = memory
+                .limit
+                .or(current.memory_limit.and_then(|l| i64::try_from(l).ok()))
+                .unwrap_or(-1);
             let alone = if swap < 0 || limit < 0 { -1 } else { swap - limit };
             if swap >= 0 && alone < 0 {
-                return Err(invalid(format!("memory.swap: wanted at least the limit {limit}, found {swap}")));
+                return Err(invalid(format!(
+                    "memory.swap: wanted at least the limit {limit}, found {swap}"
+                )));
             }
             set("memory.swap.max", or_max(alone));
         }
@@ -87,7 +96,14 @@ fn settings(resources: &Resources, current: &Current) -> Result<Vec<(String, Str
         }
     }
     if let Some(pids) = &resources.pids {
-        set("pids.max", if pids.limit <= 0 { "max".into() } else { pids.limit.to_string() });
+        set(
+            "pids.max",
+            if pids.limit <= 0 {
+                "max".into()
+            } else {
+                pids.limit.to_string()
+            },
+        );
     }
     for huge in &resources.hugepage_limits {
         check_name(&huge.page_size)?;
@@ -104,7 +120,9 @@ fn settings(resources: &Resources, current: &Current) -> Result<Vec<(String, Str
 fn check_name(name: &str) -> Result<(), Status> {
     let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'_';
     if name.is_empty() || name.starts_with("cgroup.") || name.contains("..") || !name.bytes().all(legal) {
-        return Err(invalid(format!("unified: wanted a cgroup file such as memory.high, found {name:?}")));
+        return Err(invalid(format!(
+            "unified: wanted a cgroup file such as memory.high, found {name:?}"
+        )));
     }
     Ok(())
 }
@@ -125,21 +143,61 @@ mod tests {
     #[test]
     fn only_what_is_present() {
         assert!(settings(&Resources::default(), &Current::default()).unwrap().is_empty());
-        let cpu = Cpu { quota: Some(50_000), ..Default::default() };
-        let resources = Resources { cpu: Some(cpu), pids: Some(Pids { limit: -1 }), ..Default::default() };
-        let current = Current { cpu_period: 100_000, ..Default::default() };
+        let cpu = Cpu {
+            quota: Some(50_000),
+            ..Default::default()
+        };
+        let resources = Resources {
+            cpu: Some(cpu),
+            pids: Some(Pids { limit: -1 }),
+            ..Default::default()
+        };
+        let current = Current {
+            cpu_period: 100_000,
+            ..Default::default()
+        };
         let list = settings(&resources, &current).unwrap();
-        assert_eq!(list, [("cpu.max".into(), "50000 100000".into()), ("pids.max".into(), "max".into())]);
+        assert_eq!(
+            list,
+            [
+                ("cpu.max".into(), "50000 100000".into()),
+                ("pids.max".into(), "max".into())
+            ]
+        );
     }
 
     #[test]
     fn swap_is_counted_without_memory() {
-        let memory = Memory { limit: Some(100), swap: Some(150), reservation: None };
-        let resources = Resources { memory: Some(memory), ..Default::default() };
+        let memory = Memory {
+            limit: Some(100),
+            swap: Some(150),
+            reservation: None,
+        };
+        let resources = Resources {
+            memory: Some(memory),
+            ..Default::default()
+        };
         let list = settings(&resources, &Current::default()).unwrap();
-        assert_eq!(list, [("memory.swap.max".into(), "50".into()), ("memory.max".into(), "100".into())]);
-        let less = Memory { limit: Some(100), swap: Some(50), reservation: None };
-        assert!(settings(&Resources { memory: Some(less), ..Default::default() }, &Current::default()).is_err());
+        assert_eq!(
+            list,
+            [
+                ("memory.swap.max".into(), "50".into()),
+                ("memory.max".into(), "100".into())
+            ]
+        );
+        let less = Memory {
+            limit: Some(100),
+            swap: Some(50),
+            reservation: None,
+        };
+        assert!(settings(
+            &Resources {
+                memory: Some(less),
+                ..Default::default()
+            },
+            &Current::default()
+        )
+        .is_err());
     }
 
     #[test]
@@ -151,7 +209,17 @@ mod tests {
     fn files_that_move_processes_are_refused() {
         for name in ["cgroup.kill", "../x", "a/b", ""] {
             let unified = [(name.to_string(), "1".to_string())].into();
-            assert!(settings(&Resources { unified, ..Default::default() }, &Current::default()).is_err(), "{name}");
+            assert!(
+                settings(
+                    &Resources {
+                        unified,
+                        ..Default::default()
+                    },
+                    &Current::default()
+                )
+                .is_err(),
+                "{name}"
+            );
         }
     }
 }

@@ -12,21 +12,28 @@ use std::time::Duration;
 /// Records the exit, tells it, and kills what the first process left behind: in a shared pid namespace the kernel does not.
 pub fn start(agent: &Arc<Agent>, container: Arc<Container>, waiter: Waiter) {
     let agent = agent.clone();
-    if let Some(dir) = &container.cgroup {
-        agent.oom.watch(&container.id, dir);
-    }
+    agent.oom.watch(&container.id, &container.cgroup);
     tokio::spawn(async move {
-        let exit = waiter.await.unwrap_or(Exit { code: 255, signal: 0, time_ns: now_ns() });
-        let kills = container.cgroup.as_deref().map_or(0, cgroup::oom_kills);
-        let record =
-            ExitRecord { exit_code: exit.code, signal: exit.signal, oom_killed: kills > 0, time_ns: exit.time_ns };
+        let exit = waiter.await.unwrap_or(Exit {
+            code: 255,
+            signal: 0,
+            time_ns: now_ns(),
+        });
+        let kills = cgroup::oom_kills(&container.cgroup);
+        let record = ExitRecord {
+            exit_code: exit.code,
+            signal: exit.signal,
+            oom_killed: kills > 0,
+            time_ns: exit.time_ns,
+        };
         agent.oom.look(&agent.events);
         container.exit.send_replace(Some(record));
-        agent.events.push(event::Kind::Exited(ContainerExited { container_id: container.id.clone(), exit: Some(record) }));
-        if let Some(dir) = &container.cgroup {
-            if let Err(e) = cgroup::kill(dir, Duration::from_secs(10)).await {
-                log::error(format!("container {} after its exit: {e}", container.id));
-            }
+        agent.events.push(event::Kind::Exited(ContainerExited {
+            container_id: container.id.clone(),
+            exit: Some(record),
+        }));
+        if let Err(e) = cgroup::kill(&container.cgroup, Duration::from_secs(10)).await {
+            log::error(format!("container {} after its exit: {e}", container.id));
         }
         container.output.exited();
     });

@@ -6,6 +6,7 @@ use crate::container::create::{input_pipe, output_pipe, read_pid};
 use crate::container::Container;
 use crate::crun::{Call, Failed, Streams};
 use crate::fail::{internal, precondition, Doing};
+use crate::pb::oci::v1::Process;
 use crate::reaper::{self, Waiter};
 use crate::tube::{Console, Tube};
 use std::fs;
@@ -17,7 +18,8 @@ const TERMINAL_WITHIN: Duration = Duration::from_secs(30);
 
 pub struct Command<'a> {
     pub args: &'a [String],
-    pub terminal: bool,
+    /// Width and height of the terminal, 0: as they come; None: no terminal.
+    pub terminal: Option<(u32, u32)>,
     pub stdin: bool,
 }
 
@@ -42,7 +44,10 @@ pub fn check_running(container: &Container) -> Result<(), Status> {
         return Err(precondition(format!("container {:?} has exited", container.id)));
     }
     if container.started() == 0 {
-        return Err(precondition(format!("container {:?} has not been started", container.id)));
+        return Err(precondition(format!(
+            "container {:?} has not been started",
+            container.id
+        )));
     }
     Ok(())
 }
@@ -60,22 +65,36 @@ impl Drop for Files {
     }
 }
 
-pub async fn launch(agent: &Agent, container: &Container, group: &Group, command: Command<'_>) -> Result<Launched, Status> {
+pub async fn launch(
+    agent: &Agent,
+    container: &Container,
+    group: &Group,
+    command: Command<'_>,
+) -> Result<Launched, Status> {
     let number = agent.number();
     let bundle = agent.setup.bundle(&container.id);
-    let files = Files { process: bundle.join(format!("exec-{number}.json")), pid: bundle.join(format!("exec-{number}.pid")) };
+    let files = Files {
+        process: bundle.join(format!("exec-{number}.json")),
+        pid: bundle.join(format!("exec-{number}.pid")),
+    };
     let mut process = container.process.clone();
     process.args = command.args.to_vec();
-    process.terminal = command.terminal;
-    let text = serde_json::to_vec(&process).doing(|| "process.json")?;
+    process.terminal = command.terminal.is_some();
+    let text = process_json(&process, command.terminal).doing(|| "process.json")?;
     fs::write(&files.process, text).doing(|| "process.json")?;
 
-    let mut call = Call::new(&agent.setup, "exec").arg("--detach").option("--process", &files.process);
-    call = call.option("--pid-file", &files.pid).group(group.for_crun());
+    let mut call = Call::new(&agent.setup, "exec")
+        .arg("--detach")
+        .option("--process", &files.process);
+    call = call.option("--pid-file", &files.pid).group(Some(group.for_crun()));
     if let Some(sub) = group.for_command() {
         call = call.option("--cgroup", sub);
     }
-    let result = if command.terminal { with_terminal(agent, container, call, command.stdin).await } else { with_pipes(container, call, command.stdin).await };
+    let result = if let Some(size) = command.terminal {
+        with_terminal(agent, container, call, command.stdin, size).await
+    } else {
+        with_pipes(container, call, command.stdin).await
+    };
     let mut running = match result? {
         Ok(running) => running,
         Err(failed) => {
@@ -90,12 +109,31 @@ pub async fn launch(agent: &Agent, container: &Container, group: &Group, command
     Ok(Launched::Running(running))
 }
 
+/// With the terminal's size, so that the command never sees another.
+fn process_json(process: &Process, terminal: Option<(u32, u32)>) -> serde_json::Result<Vec<u8>> {
+    let mut json = serde_json::to_value(process)?;
+    if let (Some((width, height)), Some(fields)) = (terminal.filter(|(w, h)| *w > 0 && *h > 0), json.as_object_mut()) {
+        fields.insert(
+            "consoleSize".into(),
+            serde_json::json!({ "height": height, "width": width }),
+        );
+    }
+    serde_json::to_vec(&json)
+}
+
 type Attempt = Result<Result<Running, Failed>, Status>;
 
 fn running(stdin: Option<Tube>, stdout: Tube, stderr: Option<Tube>, terminal: Option<Tube>) -> Running {
     // Pid and waiter come from the pid file.
     let (_, waiter) = tokio::sync::oneshot::channel();
-    Running { pid: 0, waiter, stdin, stdout, stderr, terminal }
+    Running {
+        pid: 0,
+        waiter,
+        stdin,
+        stdout,
+        stderr,
+        terminal,
+    }
 }
 
 async fn with_pipes(container: &Container, call: Call<'_>, stdin: bool) -> Attempt {
@@ -105,14 +143,27 @@ async fn with_pipes(container: &Container, call: Call<'_>, stdin: bool) -> Attem
         Some((ours, theirs)) => (Some(ours), Some(theirs)),
         None => (None, None),
     };
-    let streams = Streams { stdin: child_in, stdout: Some(child_out), stderr: Some(child_err) };
+    let streams = Streams {
+        stdin: child_in,
+        stdout: Some(child_out),
+        stderr: Some(child_err),
+    };
     let result = call.streams(streams).arg(&container.id).run().await;
     Ok(result.map(|()| running(input, out, Some(err), None)))
 }
 
-async fn with_terminal(agent: &Agent, container: &Container, call: Call<'_>, stdin: bool) -> Attempt {
+async fn with_terminal(
+    agent: &Agent,
+    container: &Container,
+    call: Call<'_>,
+    stdin: bool,
+    (width, height): (u32, u32),
+) -> Attempt {
     let console = Console::listen(agent.socket_path()).doing(|| "console socket")?;
-    let call = call.arg("--tty").option("--console-socket", console.path()).arg(&container.id);
+    let call = call
+        .arg("--tty")
+        .option("--console-socket", console.path())
+        .arg(&container.id);
     let receiving = tokio::time::timeout(TERMINAL_WITHIN, console.receive());
     let both = async { tokio::join!(call.run(), receiving) };
     tokio::pin!(both);
@@ -120,6 +171,16 @@ async fn with_terminal(agent: &Agent, container: &Container, call: Call<'_>, std
     if let Err(failed) = result {
         return Ok(Err(failed));
     }
-    let terminal = terminal.doing(|| "terminal from crun")?.doing(|| "terminal from crun")?;
-    Ok(Ok(running(stdin.then(|| terminal.clone()), terminal.clone(), None, Some(terminal))))
+    let terminal = terminal
+        .doing(|| "terminal from crun")?
+        .doing(|| "terminal from crun")?;
+    if width > 0 && height > 0 {
+        terminal.resize(width, height).doing(|| "size of the terminal")?;
+    }
+    Ok(Ok(running(
+        stdin.then(|| terminal.clone()),
+        terminal.clone(),
+        None,
+        Some(terminal),
+    )))
 }

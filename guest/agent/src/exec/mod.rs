@@ -34,7 +34,11 @@ pub struct Execs {
 
 impl Default for Execs {
     fn default() -> Self {
-        Execs { slots: Arc::new(Semaphore::new(MOST)), held: AtomicUsize::new(0), streams: Mutex::default() }
+        Execs {
+            slots: Arc::new(Semaphore::new(MOST)),
+            held: AtomicUsize::new(0),
+            streams: Mutex::default(),
+        }
     }
 }
 
@@ -47,7 +51,10 @@ impl Execs {
             return None;
         }
         streams.insert(key.clone(), None);
-        Some(Registered { agent: agent.clone(), key })
+        Some(Registered {
+            agent: agent.clone(),
+            key,
+        })
     }
 
     /// The terminal of a running command. None: no such command; Some(None): it has no terminal.
@@ -81,45 +88,48 @@ impl Drop for Registered {
 pub struct Group {
     /// Where crun works; None where the command's own group does for both.
     work: Option<PathBuf>,
-    /// The command's; None where there are no cgroups.
-    own: Option<PathBuf>,
+    /// The command's.
+    own: PathBuf,
     /// The container's.
-    parent: Option<PathBuf>,
+    parent: PathBuf,
     finished: bool,
 }
 
 impl Group {
     pub fn make(agent: &crate::agent::Agent, container: &crate::container::Container) -> std::io::Result<Self> {
         let number = agent.number();
-        let mut group = Group { work: None, own: None, parent: container.cgroup.clone(), finished: false };
-        if let Some(parent) = &container.cgroup {
-            let own = parent.join(format!("exec-{number}"));
-            cgroup::make(&own)?;
-            group.own = Some(own);
-            if agent.setup.cgroups.crun_path(&container.id).is_some() {
-                group.work = agent.setup.cgroups.work(&format!("exec-{number}"))?;
-            }
+        let parent = container.cgroup.clone();
+        let own = parent.join(format!("exec-{number}"));
+        cgroup::make(&own)?;
+        let mut group = Group {
+            work: None,
+            own,
+            parent,
+            finished: false,
+        };
+        if agent.setup.cgroups.crun_path(&container.id).is_some() {
+            group.work = Some(agent.setup.cgroups.work(&format!("exec-{number}"))?);
         }
         Ok(group)
     }
 
     /// Where crun runs.
-    pub fn for_crun(&self) -> Option<PathBuf> {
-        self.work.clone().or_else(|| self.own.clone())
+    pub fn for_crun(&self) -> PathBuf {
+        self.work.as_ref().unwrap_or(&self.own).clone()
     }
 
     /// `crun exec --cgroup`: below the container's; None where crun leaves cgroups alone.
     pub fn for_command(&self) -> Option<String> {
         self.work.as_ref()?;
-        Some(self.own.as_ref()?.file_name()?.to_string_lossy().into_owned())
+        Some(self.own.file_name()?.to_string_lossy().into_owned())
     }
 
     /// Kills every process of the command; afterwards none is left.
     pub async fn kill(&self) -> std::io::Result<()> {
-        for dir in [&self.work, &self.own].into_iter().flatten() {
-            cgroup::kill(dir, DIES_WITHIN).await?;
+        if let Some(work) = &self.work {
+            cgroup::kill(work, DIES_WITHIN).await?;
         }
-        Ok(())
+        cgroup::kill(&self.own, DIES_WITHIN).await
     }
 
     /// The command has ended: what it left running in the background stays, as part of the container.
@@ -128,10 +138,8 @@ impl Group {
         if let Some(work) = &self.work {
             cgroup::remove_tree(work);
         }
-        if let (Some(own), Some(parent)) = (&self.own, &self.parent) {
-            // Where that fails it goes with the container.
-            cgroup::dissolve(own, parent);
-        }
+        // Where that fails it goes with the container.
+        cgroup::dissolve(&self.own, &self.parent);
     }
 }
 
@@ -140,7 +148,12 @@ impl Drop for Group {
         if self.finished {
             return;
         }
-        let mut rest = Group { work: self.work.take(), own: self.own.take(), parent: self.parent.take(), finished: true };
+        let mut rest = Group {
+            work: self.work.take(),
+            own: self.own.clone(),
+            parent: self.parent.clone(),
+            finished: true,
+        };
         tokio::spawn(async move {
             if let Err(e) = rest.kill().await {
                 log::error(format!("kill of a command: {e}"));

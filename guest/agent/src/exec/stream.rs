@@ -33,8 +33,12 @@ pub async fn exec(
     check_running(&container)?;
     let slot = agent.execs.slots.clone().try_acquire_owned();
     let slot = slot.map_err(|_| Status::resource_exhausted(format!("{} commands run already", super::MOST)))?;
-    let registered = Execs::register(&agent, &start.container_id, &start.exec_id)
-        .ok_or_else(|| Status::already_exists(format!("exec {:?} of {:?} is running", start.exec_id, start.container_id)))?;
+    let registered = Execs::register(&agent, &start.container_id, &start.exec_id).ok_or_else(|| {
+        Status::already_exists(format!(
+            "exec {:?} of {:?} is running",
+            start.exec_id, start.container_id
+        ))
+    })?;
     let group = Group::make(&agent, &container).doing(|| "cgroup")?;
     let (sender, receiver) = mpsc::channel(4);
     tokio::spawn(async move {
@@ -71,18 +75,31 @@ async fn run(
     requests: Streaming<ExecRequest>,
     sender: &Sender,
 ) -> Result<(), Status> {
-    let command = Command { args: &start.args, terminal: start.tty, stdin: start.stdin };
-    let Running { pid, mut waiter, stdin, stdout, stderr, terminal } = match launch(agent, container, group, command).await? {
+    let command = Command {
+        args: &start.args,
+        terminal: start.tty.then_some((start.width, start.height)),
+        stdin: start.stdin,
+    };
+    let Running {
+        pid,
+        mut waiter,
+        stdin,
+        stdout,
+        stderr,
+        terminal,
+    } = match launch(agent, container, group, command).await? {
         Launched::Running(running) => running,
         Launched::Refused(code, reason) => {
             send(sender, Out::Stderr(Bytes::from(reason + "\n"))).await?;
-            let record = ExitRecord { exit_code: code, signal: 0, oom_killed: false, time_ns: now_ns() };
+            let record = ExitRecord {
+                exit_code: code,
+                signal: 0,
+                oom_killed: false,
+                time_ns: now_ns(),
+            };
             return send(sender, Out::Exit(record)).await;
         }
     };
-    if let (Some(terminal), true) = (&terminal, start.width > 0 && start.height > 0) {
-        terminal.resize(start.width, start.height).doing(|| "size of the terminal")?;
-    }
     registered.set_terminal(terminal.clone());
     send(sender, Out::StartedPid(pid as u32)).await?;
 
@@ -116,12 +133,24 @@ async fn run(
     }
     writing.abort();
     let Exit { code, signal, time_ns } = exit.map_err(|e| internal("exit status", e))?;
-    send(sender, Out::Exit(ExitRecord { exit_code: code, signal, oom_killed: false, time_ns })).await
+    send(
+        sender,
+        Out::Exit(ExitRecord {
+            exit_code: code,
+            signal,
+            oom_killed: false,
+            time_ns,
+        }),
+    )
+    .await
 }
 
 async fn send(sender: &Sender, kind: Out) -> Result<(), Status> {
     let message = ExecResponse { kind: Some(kind) };
-    sender.send(Ok(message)).await.map_err(|_| Status::cancelled("the caller has gone"))
+    sender
+        .send(Ok(message))
+        .await
+        .map_err(|_| Status::cancelled("the caller has gone"))
 }
 
 async fn forward(tube: &Tube, sender: &Sender, kind: fn(Bytes) -> Out) -> Result<(), Status> {

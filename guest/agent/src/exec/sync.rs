@@ -44,7 +44,10 @@ pub async fn exec_sync(agent: &Arc<Agent>, request: ExecSyncRequest) -> Result<E
         Err(status) => Err(status),
     };
     if answer.is_err() {
-        group.kill().await.map_err(|e| internal("kill of a command that failed", e))?;
+        group
+            .kill()
+            .await
+            .map_err(|e| internal("kill of a command that failed", e))?;
     }
     group.finish();
     answer
@@ -59,8 +62,14 @@ async fn run(
     outputs: &mut Outputs,
     limit: Option<tokio::time::Instant>,
 ) -> Result<Option<i32>, Status> {
-    let command = Command { args, terminal: false, stdin: false };
-    let Some(launched) = until(limit, launch(agent, container, group, command)).await else { return Ok(None) };
+    let command = Command {
+        args,
+        terminal: None,
+        stdin: false,
+    };
+    let Some(launched) = until(limit, launch(agent, container, group, command)).await else {
+        return Ok(None);
+    };
     let running = match launched? {
         Launched::Running(running) => running,
         Launched::Refused(code, reason) => {
@@ -71,6 +80,10 @@ async fn run(
     let (exited, exit_seen) = watch::channel(false);
     let waiting = async {
         let exit = until(limit, running.waiter).await;
+        // Killed at once, so that the pipes end; the caller does it again and takes the error.
+        if exit.is_none() {
+            drop(group.kill().await);
+        }
         exited.send_replace(true);
         exit
     };
@@ -80,8 +93,8 @@ async fn run(
         }
     };
     let reading_out = read(&running.stdout, &mut outputs.stdout, exit_seen.clone());
-    let work = async { tokio::join!(waiting, reading_out, reading_err).0 };
-    match until(limit.map(|l| l + DRAIN), work).await.flatten() {
+    let (exit, (), ()) = tokio::join!(waiting, reading_out, reading_err);
+    match exit {
         None => Ok(None),
         Some(exit) => exit.map(|e| Some(e.code)).map_err(|e| internal("exit status", e)),
     }
@@ -152,7 +165,11 @@ struct Outputs {
 
 impl Outputs {
     fn new(agent: &Arc<Agent>, wanted: u32) -> Self {
-        let limit = if wanted == 0 { PER_STREAM } else { (wanted as usize).min(PER_STREAM) };
+        let limit = if wanted == 0 {
+            PER_STREAM
+        } else {
+            (wanted as usize).min(PER_STREAM)
+        };
         let together = Arc::new(AtomicUsize::new(0));
         let stream = || Collected {
             data: Vec::new(),
@@ -161,7 +178,10 @@ impl Outputs {
             together: together.clone(),
             agent: agent.clone(),
         };
-        Outputs { stdout: stream(), stderr: stream() }
+        Outputs {
+            stdout: stream(),
+            stderr: stream(),
+        }
     }
 
     fn answer(&self, exit_code: i32, timed_out: bool) -> ExecSyncResponse {

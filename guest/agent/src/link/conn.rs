@@ -37,7 +37,14 @@ impl<S> Conn<S> {
         let stop_future = Box::pin(async move {
             drop(stopped.wait_for(|stop| *stop).await);
         });
-        let conn = Conn { stream, head, next, ended: false, stop: stop_future, _gone: sender };
+        let conn = Conn {
+            stream,
+            head,
+            next,
+            ended: false,
+            stop: stop_future,
+            _gone: sender,
+        };
         (conn, Handle { stop, gone })
     }
 

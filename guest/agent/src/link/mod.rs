@@ -23,7 +23,9 @@ pub async fn serve<S>(service: Service, connections: mpsc::Receiver<io::Result<C
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let server = AgentServer::new(service).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+    let server = AgentServer::new(service)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
     tonic::transport::Server::builder()
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)

@@ -35,7 +35,10 @@ pub async fn open() -> io::Result<OwnedFd> {
                 Err(_) => {}
             }
         } else if Instant::now() > deadline {
-            return Err(io::Error::new(io::ErrorKind::NotFound, format!("no virtio-serial port {NAME:?}")));
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("no virtio-serial port {NAME:?}"),
+            ));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -73,8 +76,14 @@ pub async fn run(service: Service, port: OwnedFd) -> Result<(), String> {
 
 async fn connection(port: &OwnedFd, server: &mpsc::Sender<io::Result<Conn<Port>>>, next: &NextHello) -> io::Result<()> {
     wait_for_host(port).await?;
-    let first = next.lock().unwrap_or_else(|e| e.into_inner()).take().unwrap_or_default();
-    let mut stream = Port { fd: sys::watch_fd(port.try_clone()?, Interest::READABLE | Interest::WRITABLE)? };
+    let first = next
+        .lock()
+        .unwrap_or_else(|e| e.into_inner())
+        .take()
+        .unwrap_or_default();
+    let mut stream = Port {
+        fd: sys::watch_fd(port.try_clone()?, Interest::READABLE | Interest::WRITABLE)?,
+    };
     let head = greet(&mut stream, &first).await?;
     let (conn, handle) = Conn::new(stream, head, Some(next.clone()));
     if server.send(Ok(conn)).await.is_err() {
@@ -94,7 +103,11 @@ async fn wait_for_host(port: &OwnedFd) -> io::Result<()> {
     sys::check(unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, port.as_raw_fd(), &mut event) })?;
     let epoll = sys::watch_fd(epoll, Interest::READABLE)?;
     loop {
-        let mut poll = libc::pollfd { fd: port.as_raw_fd(), events: libc::POLLIN | libc::POLLOUT, revents: 0 };
+        let mut poll = libc::pollfd {
+            fd: port.as_raw_fd(),
+            events: libc::POLLIN | libc::POLLOUT,
+            revents: 0,
+        };
         sys::check(unsafe { libc::poll(&mut poll, 1, 0) })?;
         if poll.revents & libc::POLLHUP == 0 {
             return Ok(());

@@ -62,7 +62,11 @@ impl fmt::Display for Prefix {
 
 impl Prefix {
     pub fn family(&self) -> u8 {
-        (if self.address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }) as u8
+        (if self.address.is_ipv4() {
+            libc::AF_INET
+        } else {
+            libc::AF_INET6
+        }) as u8
     }
 
     pub fn octets(&self) -> Vec<u8> {
@@ -78,7 +82,10 @@ impl Prefix {
                 IpAddr::V6(Ipv6Addr::from(u128::from(a) & mask))
             }
         };
-        Prefix { address, length: self.length }
+        Prefix {
+            address,
+            length: self.length,
+        }
     }
 
     /// Of IPv4 networks that have one.
@@ -107,8 +114,17 @@ mod tests {
 
     #[test]
     fn macs() {
-        assert_eq!("0A:00:00:00:00:ff".parse::<Mac>().unwrap().to_string(), "0a:00:00:00:00:ff");
-        for bad in ["", "0a:00:00:00:00", "0a:00:00:00:00:00:00", "0a:00:00:00:00:g0", "0a:0:00:00:00:00"] {
+        assert_eq!(
+            "0A:00:00:00:00:ff".parse::<Mac>().unwrap().to_string(),
+            "0a:00:00:00:00:ff"
+        );
+        for bad in [
+            "",
+            "0a:00:00:00:00",
+            "0a:00:00:00:00:00:00",
+            "0a:00:00:00:00:g0",
+            "0a:0:00:00:00:00",
+        ] {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
     }
@@ -121,7 +137,10 @@ mod tests {
         assert_eq!(masked("10.1.2.3/32"), "10.1.2.3/32");
         assert_eq!(masked("fd00::5/64"), "fd00::/64");
         assert_eq!(masked("fd00::5/0"), "::/0");
-        assert_eq!("10.88.0.5/16".parse::<Prefix>().unwrap().broadcast(), Some(Ipv4Addr::new(10, 88, 255, 255)));
+        assert_eq!(
+            "10.88.0.5/16".parse::<Prefix>().unwrap().broadcast(),
+            Some(Ipv4Addr::new(10, 88, 255, 255))
+        );
         assert_eq!("10.88.0.5/32".parse::<Prefix>().unwrap().broadcast(), None);
         for bad in ["10.0.0.1", "10.0.0.1/33", "fd00::/129", "x/8", "10.0.0.1/-1"] {
             assert!(bad.parse::<Prefix>().is_err(), "{bad}");

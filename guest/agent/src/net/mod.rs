@@ -44,7 +44,10 @@ pub async fn configure(network: &Network) -> Result<(), Status> {
         let name = &interface.name;
         let found = disk::appears(|| find(interface.mac)).await;
         let Some((index, old_name)) = found else {
-            return Err(internal(format!("interface {name}"), format!("no device with MAC {} within 10 s", interface.mac)));
+            return Err(internal(
+                format!("interface {name}"),
+                format!("no device with MAC {} within 10 s", interface.mac),
+            ));
         };
         if old_name != *name {
             set_down(&mut netlink, index).doing(|| format!("interface {old_name}"))?;
@@ -58,7 +61,10 @@ pub async fn configure(network: &Network) -> Result<(), Status> {
     }
     for route in &plan.routes {
         let Some(index) = indexes.get(&route.interface) else {
-            return Err(invalid(format!("route: no interface {:?} in this request", route.interface)));
+            return Err(invalid(format!(
+                "route: no interface {:?} in this request",
+                route.interface
+            )));
         };
         add_route(&mut netlink, *index, route).doing(|| format!("route {}", route.text))?;
     }
@@ -102,22 +108,44 @@ impl Plan {
 
 fn interface(wanted: &Interface) -> Result<PlannedInterface, Status> {
     let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    if wanted.name.is_empty() || wanted.name.len() > 15 || !wanted.name.bytes().all(legal) || wanted.name.starts_with('.') {
-        return Err(invalid(format!("interface: wanted a name of 1 to 15 characters, found {:?}", wanted.name)));
+    if wanted.name.is_empty()
+        || wanted.name.len() > 15
+        || !wanted.name.bytes().all(legal)
+        || wanted.name.starts_with('.')
+    {
+        return Err(invalid(format!(
+            "interface: wanted a name of 1 to 15 characters, found {:?}",
+            wanted.name
+        )));
     }
-    let addresses = wanted.addresses.iter().map(|a| a.parse().map_err(invalid)).collect::<Result<_, _>>()?;
+    let addresses = wanted
+        .addresses
+        .iter()
+        .map(|a| a.parse().map_err(invalid))
+        .collect::<Result<_, _>>()?;
     let mac = wanted.mac.parse().map_err(invalid)?;
-    Ok(PlannedInterface { name: wanted.name.clone(), mac, mtu: nonzero(wanted.mtu), addresses })
+    Ok(PlannedInterface {
+        name: wanted.name.clone(),
+        mac,
+        mtu: nonzero(wanted.mtu),
+        addresses,
+    })
 }
 
 fn route(wanted: &Route) -> Result<PlannedRoute, Status> {
     let destination: Prefix = wanted.destination.parse().map_err(invalid)?;
     let gateway = match wanted.gateway.as_str() {
         "" => None,
-        text => Some(text.parse::<IpAddr>().map_err(|_| invalid(format!("gateway: {text:?} is no address")))?),
+        text => Some(
+            text.parse::<IpAddr>()
+                .map_err(|_| invalid(format!("gateway: {text:?} is no address")))?,
+        ),
     };
     if gateway.is_some_and(|g| g.is_ipv4() != destination.address.is_ipv4()) {
-        return Err(invalid(format!("route {destination}: its gateway {} is of the other family", wanted.gateway)));
+        return Err(invalid(format!(
+            "route {destination}: its gateway {} is of the other family",
+            wanted.gateway
+        )));
     }
     Ok(PlannedRoute {
         text: format!("{destination} via {:?} dev {}", wanted.gateway, wanted.interface),
@@ -141,7 +169,10 @@ fn find(mac: Mac) -> Option<(u32, String)> {
         if found != mac {
             return None;
         }
-        Some((text("ifindex")?.trim().parse().ok()?, entry.file_name().to_string_lossy().into_owned()))
+        Some((
+            text("ifindex")?.trim().parse().ok()?,
+            entry.file_name().to_string_lossy().into_owned(),
+        ))
     })
 }
 
@@ -153,7 +184,11 @@ fn quiet_ipv6(name: &str) {
 }
 
 fn set_down(netlink: &mut Netlink, index: u32) -> io::Result<()> {
-    netlink.request(&Message::new(libc::RTM_NEWLINK, 0, &link_header(index, 0, libc::IFF_UP as u32)))
+    netlink.request(&Message::new(
+        libc::RTM_NEWLINK,
+        0,
+        &link_header(index, 0, libc::IFF_UP as u32),
+    ))
 }
 
 fn up(netlink: &mut Netlink, index: u32, name: Option<&str>, mtu: Option<u32>) -> io::Result<()> {
@@ -198,7 +233,9 @@ fn add_address(netlink: &mut Netlink, index: u32, prefix: &Prefix) -> io::Result
 /// A gateway that no route leads to is taken to be on the link, as some CNI plugins mean it.
 fn add_route(netlink: &mut Netlink, index: u32, route: &PlannedRoute) -> io::Result<()> {
     match netlink.request(&route_message(index, route, 0)) {
-        Err(e) if route.gateway.is_some() && matches!(e.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => {
+        Err(e)
+            if route.gateway.is_some() && matches!(e.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) =>
+        {
             netlink.request(&route_message(index, route, RTNH_F_ONLINK))
         }
         result => result,
@@ -206,12 +243,28 @@ fn add_route(netlink: &mut Netlink, index: u32, route: &PlannedRoute) -> io::Res
 }
 
 fn route_message(index: u32, route: &PlannedRoute, flags: u32) -> Message {
-    let scope = if route.gateway.is_none() && route.destination.address.is_ipv4() { RT_SCOPE_LINK } else { RT_SCOPE_UNIVERSE };
+    let scope = if route.gateway.is_none() && route.destination.address.is_ipv4() {
+        RT_SCOPE_LINK
+    } else {
+        RT_SCOPE_UNIVERSE
+    };
     // struct rtmsg: family, lengths of destination and source, tos, table, protocol, scope, type, flags.
-    let mut header =
-        vec![route.destination.family(), route.destination.length, 0, 0, libc::RT_TABLE_MAIN, RTPROT_STATIC, scope, RTN_UNICAST];
+    let mut header = vec![
+        route.destination.family(),
+        route.destination.length,
+        0,
+        0,
+        libc::RT_TABLE_MAIN,
+        RTPROT_STATIC,
+        scope,
+        RTN_UNICAST,
+    ];
     header.extend_from_slice(&flags.to_ne_bytes());
-    let mut message = Message::new(libc::RTM_NEWROUTE, (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16, &header);
+    let mut message = Message::new(
+        libc::RTM_NEWROUTE,
+        (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16,
+        &header,
+    );
     if route.destination.length > 0 {
         message.bytes(RTA_DST, &route.destination.octets());
     }
@@ -233,7 +286,12 @@ mod tests {
     use super::*;
 
     fn planned(destination: &str, gateway: &str) -> Result<PlannedRoute, Status> {
-        route(&Route { destination: destination.into(), gateway: gateway.into(), interface: "eth0".into(), ..Default::default() })
+        route(&Route {
+            destination: destination.into(),
+            gateway: gateway.into(),
+            interface: "eth0".into(),
+            ..Default::default()
+        })
     }
 
     #[test]
@@ -243,7 +301,11 @@ mod tests {
             gateway: gateway.into(),
             ..Default::default()
         });
-        let plan = Plan::parse(&Network { interfaces: vec![], routes: routes.into() }).unwrap();
+        let plan = Plan::parse(&Network {
+            interfaces: vec![],
+            routes: routes.into(),
+        })
+        .unwrap();
         assert!(plan.routes[0].gateway.is_none());
     }
 
@@ -252,12 +314,19 @@ mod tests {
         assert!(planned("10.0.0.0/33", "").is_err());
         assert!(planned("::/0", "10.0.0.1").is_err());
         assert!(planned("0.0.0.0/0", "gateway").is_err());
-        let bad = Interface { name: "a/b".into(), mac: "02:00:00:00:00:01".into(), ..Default::default() };
+        let bad = Interface {
+            name: "a/b".into(),
+            mac: "02:00:00:00:00:01".into(),
+            ..Default::default()
+        };
         assert!(interface(&bad).is_err());
     }
 
     #[test]
     fn destinations_are_masked() {
-        assert_eq!(planned("10.1.2.3/16", "").unwrap().destination.to_string(), "10.1.0.0/16");
+        assert_eq!(
+            planned("10.1.2.3/16", "").unwrap().destination.to_string(),
+            "10.1.0.0/16"
+        );
     }
 }

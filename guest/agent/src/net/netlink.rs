@@ -20,7 +20,10 @@ impl Netlink {
     pub fn open() -> io::Result<Self> {
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
         let socket = sys::check(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) })?;
-        Ok(Netlink { socket: unsafe { OwnedFd::from_raw_fd(socket) }, sequence: 0 })
+        Ok(Netlink {
+            socket: unsafe { OwnedFd::from_raw_fd(socket) },
+            sequence: 0,
+        })
     }
 
     /// Sends it and waits for the kernel's answer, which comes at once.
@@ -122,7 +125,10 @@ mod tests {
         assert!(acknowledgement(&answer, 7).unwrap().is_ok());
         assert!(acknowledgement(&answer, 8).is_none());
         answer[16..20].copy_from_slice(&(-libc::EEXIST).to_ne_bytes());
-        assert_eq!(acknowledgement(&answer, 7).unwrap().unwrap_err().raw_os_error(), Some(libc::EEXIST));
+        assert_eq!(
+            acknowledgement(&answer, 7).unwrap().unwrap_err().raw_os_error(),
+            Some(libc::EEXIST)
+        );
         assert!(acknowledgement(&answer[..10], 7).is_none());
     }
 }

@@ -11,7 +11,10 @@ const RNDRESEEDCRNG: u64 = 0x5207;
 
 /// Nanoseconds since the epoch.
 pub fn set(realtime_ns: i64) -> io::Result<()> {
-    let time = libc::timespec { tv_sec: realtime_ns.div_euclid(1_000_000_000), tv_nsec: realtime_ns.rem_euclid(1_000_000_000) };
+    let time = libc::timespec {
+        tv_sec: realtime_ns.div_euclid(1_000_000_000),
+        tv_nsec: realtime_ns.rem_euclid(1_000_000_000),
+    };
     sys::check(unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &time) }).map(drop)
 }
 

@@ -16,13 +16,18 @@ pub fn check(request: &ConfigureSandboxRequest) -> Result<(), Status> {
     }
     let bad = |text: &str| text.len() > 4096 || text.contains(|c: char| c.is_control() && c != '\t');
     if let Some(text) = texts.into_iter().flatten().find(|text| bad(text)) {
-        return Err(invalid(format!("dns, hosts: wanted one line of at most 4096 bytes, found {text:?}")));
+        return Err(invalid(format!(
+            "dns, hosts: wanted one line of at most 4096 bytes, found {text:?}"
+        )));
     }
     Ok(())
 }
 
 pub fn write(dir: &Path, request: &ConfigureSandboxRequest) -> io::Result<()> {
-    fs::write(dir.join("resolv.conf"), resolv_conf(&request.dns.clone().unwrap_or_default()))?;
+    fs::write(
+        dir.join("resolv.conf"),
+        resolv_conf(&request.dns.clone().unwrap_or_default()),
+    )?;
     fs::write(dir.join("hosts"), hosts(request))?;
     fs::write(dir.join("hostname"), format!("{}\n", request.hostname))
 }
@@ -53,16 +58,26 @@ mod tests {
 
     #[test]
     fn resolver() {
-        let dns = Dns { servers: vec!["1.1.1.1".into(), "::1".into()], searches: vec!["a".into(), "b".into()], options: vec![] };
+        let dns = Dns {
+            servers: vec!["1.1.1.1".into(), "::1".into()],
+            searches: vec!["a".into(), "b".into()],
+            options: vec![],
+        };
         assert_eq!(resolv_conf(&dns), "nameserver 1.1.1.1\nnameserver ::1\nsearch a b\n");
         assert_eq!(resolv_conf(&Dns::default()), "");
     }
 
     #[test]
     fn a_second_line_is_refused() {
-        let request = ConfigureSandboxRequest { hosts: vec!["1.2.3.4 a\n6.6.6.6 b".into()], ..Default::default() };
+        let request = ConfigureSandboxRequest {
+            hosts: vec!["1.2.3.4 a\n6.6.6.6 b".into()],
+            ..Default::default()
+        };
         assert!(check(&request).is_err());
-        let request = ConfigureSandboxRequest { hosts: vec!["1.2.3.4\ta".into()], ..Default::default() };
+        let request = ConfigureSandboxRequest {
+            hosts: vec!["1.2.3.4\ta".into()],
+            ..Default::default()
+        };
         check(&request).unwrap();
         assert!(hosts(&request).ends_with("loopback\n1.2.3.4\ta\n"));
     }

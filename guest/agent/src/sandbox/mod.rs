@@ -51,7 +51,10 @@ pub async fn configure(agent: &Agent, request: ConfigureSandboxRequest) -> Resul
     check(&request)?;
     let pod_id = sandbox.pod_id();
     if !pod_id.is_empty() && pod_id != request.pod_id {
-        return Err(precondition(format!("this VM is pod {pod_id:?}'s, found {:?}", request.pod_id)));
+        return Err(precondition(format!(
+            "this VM is pod {pod_id:?}'s, found {:?}",
+            request.pod_id
+        )));
     }
     let vm = agent.setup.is_vm();
     if vm && request.realtime_ns != 0 {
@@ -88,10 +91,16 @@ fn check(request: &ConfigureSandboxRequest) -> Result<(), Status> {
     }
     let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
     if request.hostname.len() > 64 || !request.hostname.bytes().all(legal) {
-        return Err(invalid(format!("hostname: wanted at most 64 characters of [A-Za-z0-9.-], found {:?}", request.hostname)));
+        return Err(invalid(format!(
+            "hostname: wanted at most 64 characters of [A-Za-z0-9.-], found {:?}",
+            request.hostname
+        )));
     }
     if !request.entropy.is_empty() && !(32..=4096).contains(&request.entropy.len()) {
-        return Err(invalid(format!("entropy: wanted 32 to 4096 bytes, found {}", request.entropy.len())));
+        return Err(invalid(format!(
+            "entropy: wanted 32 to 4096 bytes, found {}",
+            request.entropy.len()
+        )));
     }
     files::check(request)?;
     sysctl::check(&request.sysctls)

@@ -24,12 +24,17 @@ pub async fn scratch(setup: &Setup, device: Option<&BlockDevice>) -> Result<(), 
     };
     if let (Some(dir), false) = (device.serial.strip_prefix("dir:"), setup.is_vm()) {
         if !Path::new(dir).is_absolute() {
-            return Err(invalid(format!("scratch.serial: wanted dir:/absolute/path, found {:?}", device.serial)));
+            return Err(invalid(format!(
+                "scratch.serial: wanted dir:/absolute/path, found {:?}",
+                device.serial
+            )));
         }
         return sys::mount(dir, &target, "", libc::MS_BIND, "").doing(|| format!("scratch folder {dir}"));
     }
     check_serial(&device.serial)?;
-    let node = disk::block_device(&device.serial).await.map_err(|e| internal("scratch disk", e))?;
+    let node = disk::block_device(&device.serial)
+        .await
+        .map_err(|e| internal("scratch disk", e))?;
     // Overlay needs device files in the layers above (whiteouts), so no MS_NODEV.
     sys::mount(&node.to_string_lossy(), &target, "ext4", libc::MS_NOATIME, "discard")
         .doing(|| format!("mount of the scratch disk {} as ext4", node.display()))

@@ -26,14 +26,22 @@ pub fn stats(agent: &Agent) -> GuestStats {
 /// Bytes of a "Key:   123 kB" line; 0 where there is none.
 pub fn meminfo(text: &str, key: &str) -> u64 {
     let found = text.lines().find_map(|line| {
-        line.strip_prefix(key)?.strip_prefix(':')?.split_whitespace().next()?.parse::<u64>().ok()
+        line.strip_prefix(key)?
+            .strip_prefix(':')?
+            .split_whitespace()
+            .next()?
+            .parse::<u64>()
+            .ok()
     });
     found.unwrap_or(0) * 1024
 }
 
 /// The root group counts all; without cgroups, the first line of /proc/stat.
 fn cpu_usage() -> u64 {
-    if let Some(usec) = fs::read_to_string("/sys/fs/cgroup/cpu.stat").ok().and_then(|text| value(&text, "usage_usec")) {
+    if let Some(usec) = fs::read_to_string("/sys/fs/cgroup/cpu.stat")
+        .ok()
+        .and_then(|text| value(&text, "usage_usec"))
+    {
         return usec * 1000;
     }
     let text = fs::read_to_string("/proc/stat").unwrap_or_default();
@@ -43,15 +51,24 @@ fn cpu_usage() -> u64 {
 
 /// user, nice, system, irq, softirq, steal: not idle and iowait.
 fn proc_stat_ticks(text: &str) -> u64 {
-    let fields: Vec<u64> =
-        text.lines().next().unwrap_or("").split_whitespace().skip(1).filter_map(|f| f.parse().ok()).collect();
+    let fields: Vec<u64> = text
+        .lines()
+        .next()
+        .unwrap_or("")
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|f| f.parse().ok())
+        .collect();
     [0, 1, 2, 5, 6, 7].iter().filter_map(|i| fields.get(*i)).sum()
 }
 
 /// "0.00 0.01 0.05 1/123 456": the number behind the slash.
 fn processes() -> u64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split_whitespace().nth(3).and_then(|f| f.split('/').nth(1)?.parse().ok()).unwrap_or(0)
+    text.split_whitespace()
+        .nth(3)
+        .and_then(|f| f.split('/').nth(1)?.parse().ok())
+        .unwrap_or(0)
 }
 
 fn interfaces(text: &str) -> Vec<InterfaceStats> {
@@ -73,13 +90,18 @@ fn interfaces(text: &str) -> Vec<InterfaceStats> {
 
 /// (used, total) bytes.
 fn scratch(agent: &Agent) -> (u64, u64) {
-    let Ok(path) = sys::cpath(&agent.setup.scratch()) else { return (0, 0) };
+    let Ok(path) = sys::cpath(&agent.setup.scratch()) else {
+        return (0, 0);
+    };
     let mut stat: libc::statvfs = unsafe { mem::zeroed() };
     if unsafe { libc::statvfs(path.as_ptr(), &mut stat) } < 0 {
         return (0, 0);
     }
     let unit = stat.f_frsize as u64;
-    ((stat.f_blocks as u64).saturating_sub(stat.f_bfree as u64) * unit, stat.f_blocks as u64 * unit)
+    (
+        (stat.f_blocks as u64).saturating_sub(stat.f_bfree as u64) * unit,
+        stat.f_blocks as u64 * unit,
+    )
 }
 
 #[cfg(test)]
@@ -97,7 +119,10 @@ mod tests {
         let text = "Inter-|   Receive\n face |bytes\n    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  eth0: 10 1 2 0 0 0 0 0 30 1 4 0 0 0 0 0\n";
         let list = interfaces(text);
         assert_eq!(list.len(), 1);
-        assert_eq!((list[0].rx_bytes, list[0].rx_errors, list[0].tx_bytes, list[0].tx_errors), (10, 2, 30, 4));
+        assert_eq!(
+            (list[0].rx_bytes, list[0].rx_errors, list[0].tx_bytes, list[0].tx_errors),
+            (10, 2, 30, 4)
+        );
     }
 
     #[test]

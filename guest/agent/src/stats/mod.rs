@@ -18,9 +18,14 @@ pub async fn stats(agent: &Arc<Agent>, ids: &[String]) -> Result<StatsResponse, 
     let containers = if ids.is_empty() {
         agent.containers.all()
     } else {
-        ids.iter().map(|id| agent.containers.get(id)).collect::<Result<_, _>>()?
+        ids.iter()
+            .map(|id| agent.containers.get(id))
+            .collect::<Result<_, _>>()?
     };
-    let mut answer = StatsResponse { containers: Vec::new(), guest: Some(guest::stats(agent)) };
+    let mut answer = StatsResponse {
+        containers: Vec::new(),
+        guest: Some(guest::stats(agent)),
+    };
     for container in containers {
         answer.containers.push(one(&container).await);
     }
@@ -36,10 +41,7 @@ async fn one(container: &Arc<Container>) -> ContainerStats {
         fs_inodes,
         ..Default::default()
     };
-    match &container.cgroup {
-        Some(dir) => of_cgroup(dir, base),
-        None => base,
-    }
+    of_cgroup(&container.cgroup, base)
 }
 
 /// Files that a controller that is not there would have count as 0.

@@ -32,7 +32,12 @@ pub async fn of(container: &Arc<Container>) -> (u64, u64) {
             let (mut bytes, mut inodes) = (0, 0);
             count(&container.layer.join("upper"), &mut bytes, &mut inodes);
             let mut state = container.usage.lock();
-            *state = State { counted: Some(Instant::now()), counting: false, bytes, inodes };
+            *state = State {
+                counted: Some(Instant::now()),
+                counting: false,
+                bytes,
+                inodes,
+            };
         });
         drop(tokio::time::timeout(WAIT, counting).await);
     }

@@ -26,7 +26,11 @@ pub struct Host {
 /// crun of the runtime bundle, or of this machine.
 pub fn crun() -> Option<PathBuf> {
     let assets = std::env::var("PODVM_ASSETS").unwrap_or_else(|_| "/var/lib/podvm/assets".into());
-    let places = [PathBuf::from(assets).join("bundle/current/bin/crun"), "/usr/bin/crun".into(), "/usr/local/bin/crun".into()];
+    let places = [
+        PathBuf::from(assets).join("bundle/current/bin/crun"),
+        "/usr/bin/crun".into(),
+        "/usr/local/bin/crun".into(),
+    ];
     places.into_iter().find(|p| p.exists())
 }
 
@@ -44,7 +48,14 @@ pub fn start() -> Option<Host> {
     make_rootfs(&dir.join("image"));
     let socket = dir.join("agent.sock");
     let agent = Command::new(env!("CARGO_BIN_EXE_podvm-agent"))
-        .args(["--listen", socket.to_str().unwrap(), "--state", dir.join("state").to_str().unwrap(), "--crun", crun.to_str().unwrap()])
+        .args([
+            "--listen",
+            socket.to_str().unwrap(),
+            "--state",
+            dir.join("state").to_str().unwrap(),
+            "--crun",
+            crun.to_str().unwrap(),
+        ])
         .spawn()
         .unwrap();
     let begun = Instant::now();
@@ -84,7 +95,12 @@ impl Host {
 
     pub async fn run(&self, client: &mut Client, id: &str, script: &str) {
         client.create_container(self.request(id, script)).await.unwrap();
-        client.start_container(StartContainerRequest { container_id: id.into() }).await.unwrap();
+        client
+            .start_container(StartContainerRequest {
+                container_id: id.into(),
+            })
+            .await
+            .unwrap();
     }
 }
 
@@ -121,7 +137,10 @@ pub fn container(id: &str, serial: &str, script: &str) -> CreateContainerRequest
             mount("podvm:hostname", "bind", "/etc/hostname", &["rw"]),
         ],
         linux: Some(Linux {
-            namespaces: vec![Namespace { r#type: "mount".into(), path: None }],
+            namespaces: vec![Namespace {
+                r#type: "mount".into(),
+                path: None,
+            }],
             ..Default::default()
         }),
         ..Default::default()
@@ -172,7 +191,10 @@ pub async fn connect(socket: &Path) -> Client {
         let socket = socket.clone();
         async move { greeted(&socket).await.map(hyper_util::rt::TokioIo::new) }
     });
-    let channel = Endpoint::from_static("http://agent").connect_with_connector(connector).await.unwrap();
+    let channel = Endpoint::from_static("http://agent")
+        .connect_with_connector(connector)
+        .await
+        .unwrap();
     AgentClient::new(channel).max_decoding_message_size(20 << 20)
 }
 
@@ -181,17 +203,30 @@ pub fn make_rootfs(root: &Path) {
     for dir in ["bin", "etc", "proc", "dev", "tmp"] {
         std::fs::create_dir_all(root.join(dir)).unwrap();
     }
-    for program in ["sh", "cat", "sleep", "id", "echo", "head", "stty", "readlink", "chmod", "ls"] {
-        let path = ["/bin", "/usr/bin"].iter().map(|d| Path::new(d).join(program)).find(|p| p.exists()).unwrap();
+    for program in [
+        "sh", "cat", "sleep", "id", "echo", "head", "stty", "readlink", "chmod", "ls",
+    ] {
+        let path = ["/bin", "/usr/bin"]
+            .iter()
+            .map(|d| Path::new(d).join(program))
+            .find(|p| p.exists())
+            .unwrap();
         std::fs::copy(&path, root.join("bin").join(program)).unwrap();
         let listed = Command::new("ldd").arg(&path).output().unwrap();
-        for word in String::from_utf8_lossy(&listed.stdout).split_whitespace().filter(|w| w.starts_with('/')) {
+        for word in String::from_utf8_lossy(&listed.stdout)
+            .split_whitespace()
+            .filter(|w| w.starts_with('/'))
+        {
             let target = root.join(&word[1..]);
             std::fs::create_dir_all(target.parent().unwrap()).unwrap();
             std::fs::copy(word, target).unwrap();
         }
     }
-    std::fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n").unwrap();
+    std::fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n",
+    )
+    .unwrap();
     std::fs::write(root.join("etc/group"), "root:x:0:\nextra:x:77:web\n").unwrap();
     symlink("/nowhere", root.join("dangling")).unwrap();
 }
@@ -199,9 +234,16 @@ pub fn make_rootfs(root: &Path) {
 /// Output of a container up to both eofs, everything acknowledged: (stdout, stderr).
 pub async fn output(client: &mut Client, id: &str) -> (String, String) {
     let (sender, receiver) = tokio::sync::mpsc::channel(16);
-    let mut request = OutputRequest { container_id: id.into(), ..Default::default() };
+    let mut request = OutputRequest {
+        container_id: id.into(),
+        ..Default::default()
+    };
     sender.send(request.clone()).await.unwrap();
-    let mut chunks = client.output(tokio_stream::wrappers::ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let mut chunks = client
+        .output(tokio_stream::wrappers::ReceiverStream::new(receiver))
+        .await
+        .unwrap()
+        .into_inner();
     let mut texts = [Vec::new(), Vec::new()];
     while let Some(chunk) = chunks.message().await.unwrap() {
         let text = &mut texts[chunk.stream as usize];
@@ -216,6 +258,15 @@ pub async fn output(client: &mut Client, id: &str) -> (String, String) {
 }
 
 pub async fn exit(client: &mut Client, id: &str) -> ExitRecord {
-    let request = WaitContainerRequest { container_id: id.into(), timeout_ms: 30_000 };
-    client.wait_container(request).await.unwrap().into_inner().exit.expect("an exit within 30 s")
+    let request = WaitContainerRequest {
+        container_id: id.into(),
+        timeout_ms: 30_000,
+    };
+    client
+        .wait_container(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .exit
+        .expect("an exit within 30 s")
 }
