@@ -17,7 +17,7 @@ const BundleManifest = v.object({
   /** Versions of what users know by name: qemu, kernel, crun, erofs-utils … */
   tools: v.record(v.string(), text),
   /** False: Debian had replaced some of the pinned versions, and its newest were taken. */
-  pinned: v.boolean(),
+  pinned: v.optional(v.boolean(), true),
   /** Debian packages of which files are kept; their licences are in licenses/. */
   packages: v.array(v.object({ name: text, version: text })),
 });
