@@ -223,6 +223,7 @@ test("a killed VMM is noticed, cannot be adopted, and leaves nothing once destro
   const vm = await startPaused(t, r);
   process.kill(vm.pid, "SIGKILL");
   t.deepEqual(await vm.exited, { reason: "VMM died" });
+  t.true(hasCode(await t.throwsAsync(vm.hostCost()), "not_found"));
   t.is(await r.vmm.adopt(r.spec, deadline), undefined);
   t.true(hasCode(await t.throwsAsync(vm.attachBlock((await image(r.store)).disk, deadline)), "unavailable"));
   await r.vmm.destroy(r.spec, deadline);

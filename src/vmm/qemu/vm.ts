@@ -81,12 +81,14 @@ export class QemuVm implements Vm {
     await this.#qmp.execute("cont", {}, COMMAND_MS);
   }
 
+  /** Rejects with not_found where the VMM is gone. */
   async hostCost(): Promise<HostCost> {
+    const gone = () => new PodvmError("not_found", `VMM ${this.pid} is gone`);
     const [rollup, stat] = await Promise.all([
-      readFile(`/proc/${this.pid}/smaps_rollup`, "utf8"),
+      readFile(`/proc/${this.pid}/smaps_rollup`, "utf8").catch(() => Promise.reject(gone())),
       processStat(this.pid),
     ]);
-    if (stat?.starttime !== this.#process.starttime) throw new PodvmError("not_found", `VMM ${this.pid} is gone`);
+    if (stat?.starttime !== this.#process.starttime) throw gone();
     const bytes = (key: string) => Number(rollup.match(new RegExp(`^${key}:\\s+(\\d+) kB`, "m"))?.[1] ?? 0) * 1024;
     return { pss: bytes("Pss"), rss: bytes("Rss"), cpuNs: stat.cpuNs };
   }
