@@ -17,11 +17,11 @@ test("two pods reach each other by address, and not each other's files", async (
   const client = await podvm().podWith();
   const { network } = await crictl.inspectp(server.podId);
   const fetched = await until("the other pod's web server answers", 30_000, () =>
-    crictl.exec(client.id, "wget", "-q", "-T", "5", "-O", "-", `http://${network.ip}:8080/`),
+    crictl.exec(client.id, "timeout", "5", "wget", "-q", "-O", "-", `http://${network.ip}:8080/`),
   );
   t.is(fetched, secret);
   const v6 = network.additionalIps.find(({ ip }) => ip.includes(":"))?.ip;
-  t.is(await crictl.exec(client.id, "wget", "-q", "-T", "5", "-O", "-", `http://[${v6}]:8080/`), secret);
+  t.is(await crictl.exec(client.id, "timeout", "5", "wget", "-q", "-O", "-", `http://[${v6}]:8080/`), secret);
 
   // the same image, one device: what one pod wrote must show nowhere else
   t.is(await crictl.exec(client.id, "sh", "-c", "ls -d /www 2>/dev/null || echo none"), "none");
@@ -41,7 +41,7 @@ test("containers of one pod share its network and not their files", async (t) =>
   });
   const second = await crictl.start(podId, containerConfig(), config);
   const answer = await until("localhost answers", 30_000, () =>
-    crictl.exec(second, "wget", "-q", "-T", "5", "-O", "-", "http://127.0.0.1:8081/"),
+    crictl.exec(second, "timeout", "5", "wget", "-q", "-O", "-", "http://127.0.0.1:8081/"),
   );
   t.is(answer, "shared");
   t.is(await crictl.exec(second, "sh", "-c", "ls -d /www 2>/dev/null || echo none"), "none");

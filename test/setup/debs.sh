@@ -1,9 +1,11 @@
 #!/bin/bash
-# usage: debs.sh FOLDER     unpacks docker-registry and busybox-static, as apt verified them, into FOLDER
+# usage: debs.sh FOLDER     unpacks, as apt verified them, docker-registry, and busybox with its libraries, into FOLDER
+#
+# Not busybox-static: linked statically against glibc, it cannot look up names without glibc's shared libraries.
 set -euo pipefail
 out=$1
-packages=(docker-registry busybox-static)
-[ ! -x "$out/usr/bin/docker-registry" ] || exit 0
+packages=(docker-registry busybox libc6)
+[ ! -x "$out/docker-registry" ] || exit 0
 tmp=$out.$$.tmp
 trap 'rm -rf "$tmp"' EXIT
 mkdir -p "$tmp/debs" "$tmp/root"
@@ -15,6 +17,16 @@ if ! apt-cache show "${packages[@]}" >/dev/null 2>&1 || ! fetch; then
   fetch
 fi
 for deb in *.deb; do dpkg-deb -x "$deb" "$tmp/root"; done
-"$tmp/root/bin/busybox" true
+
+# busybox/: the part of an image that busybox needs to run
+mkdir -p "$tmp/out/busybox/"{bin,lib64,lib/x86_64-linux-gnu}
+find_one() { find "$tmp/root" -path "*/$1" \( -type f -o -type l \) | head -n 1 | xargs -r realpath; }
+install -m 0755 "$(find_one bin/docker-registry)" "$tmp/out/docker-registry"
+install -m 0755 "$(find_one bin/busybox)" "$tmp/out/busybox/bin/busybox"
+install -m 0755 "$(find_one x86_64-linux-gnu/ld-linux-x86-64.so.2)" "$tmp/out/busybox/lib64/ld-linux-x86-64.so.2"
+for name in libc.so.6 libresolv.so.2; do
+  install -m 0644 "$(find_one "x86_64-linux-gnu/$name")" "$tmp/out/busybox/lib/x86_64-linux-gnu/$name"
+done
+"$tmp/out/docker-registry" --version
 rm -rf "$out"
-mv "$tmp/root" "$out"
+mv "$tmp/out" "$out"

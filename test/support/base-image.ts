@@ -1,6 +1,7 @@
-/** The busybox root file system that most test images are made on, from Debian's static busybox. */
+/** The busybox root file system that most test images are made on, from Debian's packages. */
 import { execFileSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import type { TarItem } from "./tar.js";
 import { tool } from "./tools.js";
 
@@ -18,16 +19,40 @@ www-data:x:33:
 nogroup:x:65534:
 `;
 
-const folders = ["bin", "dev", "etc", "home", "proc", "root", "run", "sys", "usr", "usr/bin", "var", "var/www"];
+const folders = [
+  "bin",
+  "dev",
+  "etc",
+  "home",
+  "lib",
+  "lib/x86_64-linux-gnu",
+  "lib64",
+  "proc",
+  "root",
+  "run",
+  "sys",
+  "usr",
+  "usr/bin",
+  "var",
+  "var/www",
+];
 
 /** Applets are hard links: with symbolic ones, hiding one applet's path would hide all. */
 export function busyboxItems(): TarItem[] {
-  const program = tool("busybox");
-  const applets = execFileSync(program, ["--list"], { encoding: "utf8" }).split("\n").filter(Boolean);
+  const root = tool("busybox");
+  const libraries = "lib/x86_64-linux-gnu";
+  const loader = "lib64/ld-linux-x86-64.so.2";
+  const program = join(root, "bin/busybox");
+  const run = [join(root, loader), "--library-path", join(root, libraries), program, "--list"] as const;
+  const applets = execFileSync(run[0], run.slice(1), { encoding: "utf8" }).split("\n").filter(Boolean);
   return [
     ...folders.map((name) => ({ name: `${name}/` })),
     { name: "tmp/", mode: 0o1777 },
     { name: "bin/busybox", mode: 0o755, data: readFileSync(program) },
+    { name: loader, mode: 0o755, data: readFileSync(join(root, loader)) },
+    ...readdirSync(join(root, libraries))
+      .sort()
+      .map((name) => ({ name: `${libraries}/${name}`, data: readFileSync(join(root, libraries, name)) })),
     ...applets
       .filter((name) => name !== "busybox")
       .map((name) => ({ name: `bin/${name}`, type: "1", link: "bin/busybox", mode: 0o755 })),

@@ -28,7 +28,10 @@ export function suite(options: PodvmOptions & { images?: "busybox" | "all" } = {
     await images?.close();
   });
   anyTest.afterEach.always(async (t) => {
-    if (!t.passed && podvm) t.log(`end of the server's log:\n${podvm.logTail()}`);
+    if (t.passed || !podvm) return;
+    t.log(`end of the server's log:\n${podvm.logTail()}`);
+    // what a failed test left must not fail the next
+    if (podvm.running) await podvm.removeAllPods().catch((err: Error) => t.log(err.message));
   });
 
   const need = <T>(value: T | undefined): T => {

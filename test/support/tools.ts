@@ -30,9 +30,9 @@ export function toolIfThere(name: Tool): string | undefined {
 
 let known: Map<string, string> | undefined;
 
-export type Tool = "crictl" | "docker-registry" | "busybox" | "assets";
+export type Tool = "crictl" | "stream-client" | "docker-registry" | "busybox" | "assets";
 
-/** Absolute path of a test tool ("assets": the folder with runtime bundle, guest image and launcher). */
+/** Absolute path of a test tool. "busybox" is a folder that is to be the root of an image; "assets" holds runtime bundle, guest image, launcher. */
 export function tool(name: Tool): string {
   const file = join(projectRoot, "build/test-tools.env");
   if (!known) {
