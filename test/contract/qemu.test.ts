@@ -270,6 +270,17 @@ test("a second start of a running VM is refused, and the VM goes on", async (t) 
   t.truthy(await processStat(vm.pid));
 });
 
+test("a VM that died can be started again from its spec", async (t) => {
+  const r = await rig(t);
+  r.spec.disks = [(await image(r.store)).disk];
+  const first = await startPaused(t, r);
+  process.kill(first.pid, "SIGKILL");
+  await first.exited;
+  const second = await startPaused(t, r);
+  t.truthy(await processStat(second.pid));
+  t.not(second.pid, first.pid);
+});
+
 test("pause, resume, cost", async (t) => {
   const r = await rig(t);
   const vm = await startPaused(t, r);

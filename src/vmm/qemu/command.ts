@@ -1,4 +1,5 @@
 /** QEMU's command line. Pure: everything that it depends on is an argument. */
+import { PodvmError } from "../../host/errors.js";
 import type { VmSpec } from "../vmm.js";
 import type { Accelerator } from "./accelerator.js";
 import { blockDevice, blockNode, FIRST_LUN } from "./disks.js";
@@ -93,6 +94,10 @@ function agentPort(): string[] {
 
 function network({ network }: VmSpec): string[] {
   if (!network) return [];
+  // A CNI plugin named it, and a comma would begin another option.
+  if (!/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/i.test(network.mac) || !Number.isInteger(network.mtu)) {
+    throw new PodvmError("invalid_argument", `NIC: mac ${JSON.stringify(network.mac)}, mtu ${network.mtu}`);
+  }
   return [
     ...["-netdev", `tap,id=net0,fd=${FD.tap},vhost=off`],
     "-device",

@@ -35,6 +35,7 @@ export interface QemuVmOptions {
 
 export class QemuVm implements Vm {
   readonly spec: VmSpec;
+  /** After release() it stays open: the next server watches. */
   readonly exited: Promise<VmExit>;
   readonly #process: ProcessRef;
   readonly #stderr: () => string;
@@ -184,7 +185,7 @@ export class QemuVm implements Vm {
   async #watch(): Promise<VmExit> {
     while (true) {
       const why = await this.#qmp.closed;
-      if (this.#released) return await new Promise(() => {}); // the next server watches
+      if (this.#released) return await new Promise(() => {});
       if (await this.#diesWithin(1_000)) {
         this.#onExit();
         return { reason: exitReason(this.#shutdown, this.#stderr()) };

@@ -65,6 +65,11 @@ test("the NIC has the pod's address and MTU; without network there is none", (t)
   t.false(build().join(" ").includes("virtio-net"));
 });
 
+test("a hardware address that would add options is refused", (t) => {
+  const network = { netns: "/n", tap: "tap0", mac: "02:00:00:00:00:01,romfile=/x", mtu: 1450 };
+  t.throws(() => build({ network }), { message: /NIC: mac/ });
+});
+
 test("disks come in the order of the spec, images read-only", (t) => {
   const args = build({
     disks: [
