@@ -458,6 +458,7 @@ async fn reconnects(vm: &Vm, mut client: Client) -> Client {
     // QEMU takes one client at a time.
     drop(client);
     let mut position = 0;
+    let mut longest = Duration::ZERO;
     for round in 0..30u32 {
         if round % 3 == 0 {
             let mut stream = greeted(&vm.socket).await.unwrap();
@@ -500,12 +501,10 @@ async fn reconnects(vm: &Vm, mut client: Client) -> Client {
                 .await
                 .unwrap();
         }
-        assert!(
-            begun.elapsed() < Duration::from_secs(30),
-            "round {round}: {:?}",
-            begun.elapsed()
-        );
+        longest = longest.max(begun.elapsed());
+        assert!(longest < Duration::from_secs(30), "round {round}");
     }
+    eprintln!("reconnects: the longest took {longest:?}");
     let mut client = vm.client().await;
     client
         .remove_container(RemoveContainerRequest {

@@ -12,16 +12,19 @@ use tokio::sync::mpsc;
 
 const HELLO_WITHIN: Duration = Duration::from_secs(30);
 
-/// Binds the socket with mode 0600; a stale file of the same name is replaced.
+/// Binds the socket with mode 0600; a stale file of the same name is replaced. The name appears when connecting works.
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
-    match std::fs::remove_file(path) {
+    let early = path.with_extension("new");
+    match std::fs::remove_file(&early) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
     let mask = unsafe { libc::umask(0o177) };
-    let listener = UnixListener::bind(path);
+    let listener = UnixListener::bind(&early);
     unsafe { libc::umask(mask) };
-    listener
+    let listener = listener?;
+    std::fs::rename(&early, path)?;
+    Ok(listener)
 }
 
 /// Serves for ever.
