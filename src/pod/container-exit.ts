@@ -21,9 +21,13 @@ const DRAIN_MS = 5_000;
 export function exitOf(record: ExitRecord): Exit {
   const exitCode = record.exitCode & 0xff;
   const reason = record.oomKilled ? "OOMKilled" : exitCode === 0 ? "Completed" : "Error";
+  return { exitCode, reason, message: "", finishedNs: guestTime(record.timeNs) };
+}
+
+/** A time that a guest states: now, where it lies in the future (by more than clocks differ) or cannot be. */
+export function guestTime(ns: bigint): Nanoseconds {
   const now = BigInt(Date.now()) * 1_000_000n;
-  const finished = record.timeNs > 0n && record.timeNs < now + 60_000_000_000n ? record.timeNs : now;
-  return { exitCode, reason, message: "", finishedNs: `${finished}` };
+  return `${ns > 0n && ns < now + 60_000_000_000n ? ns : now}`;
 }
 
 /** Records the end of a container, once; a container that never started ends too when its VM does. */

@@ -17,10 +17,16 @@ export async function removeContainer(ctx: PodContext, id: string): Promise<void
 export async function removeLocked(ctx: PodContext, container: Container): Promise<void> {
   if (ctx.registry.findContainer(container.id) !== container) return;
   const pod = ctx.registry.findPod(container.document.podId);
-  if (pod?.ready) {
-    await pod.call((agent) => agent.removeContainer(container.id, { deadlineMs: REMOVE_MS }), REMOVE_MS);
+  try {
+    if (pod?.ready)
+      await pod.call((agent) => agent.removeContainer(container.id, { deadlineMs: REMOVE_MS }), REMOVE_MS);
+  } catch (err) {
+    if (pod?.ready) throw err; // else its VM has died meanwhile, and the container with it
   }
-  await endLocked(ctx, container, VM_KILLED);
+  await endLocked(ctx, container, VM_KILLED).catch((err) => {
+    // On a full disk too it can be removed: its document is about to go.
+    ctx.logger.warn("cannot record the end of a container that is being removed", { err, container: container.id });
+  });
   await container.pump?.close();
   container.pump = undefined;
   await rm(positionPath(ctx, container.id), { force: true });

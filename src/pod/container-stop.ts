@@ -16,7 +16,11 @@ export async function stopContainer(ctx: PodContext, id: string, timeoutSeconds:
   const pod = ctx.registry.pod(container.document.podId);
   const signal = async (number: number, all: boolean) => {
     if (container.exited) return;
-    await pod.call((agent) => agent.signalContainer(container.id, number, all, { deadlineMs: SIGNAL_MS }), SIGNAL_MS);
+    try {
+      await pod.call((agent) => agent.signalContainer(container.id, number, all, { deadlineMs: SIGNAL_MS }), SIGNAL_MS);
+    } catch (err) {
+      if (pod.ready || !(await container.waitExit(SIGNAL_MS))) throw err; // else its VM has died, and it with that
+    }
   };
   if (timeoutSeconds > 0) {
     await signal(container.document.stopSignal, false);

@@ -29,12 +29,19 @@ export async function startPump(ctx: PodContext, pod: Pod, container: Container)
     ...(logPath && { logPath }),
   });
   container.pump = pump;
-  void pump.drained(FOR_EVER_MS).then(async (complete) => {
+  const finish = async (complete: boolean) => {
     if (!complete) return;
     await pump.close();
     if (container.pump === pump) container.pump = undefined;
     await noteComplete(ctx, container);
-  });
+  };
+  void pump
+    .drained(FOR_EVER_MS)
+    .then(finish)
+    .catch((err) => {
+      // A restarted server reads the end of the output once more: nothing is lost or doubled.
+      ctx.logger.error("cannot record that a container's log is complete", { err, container: container.id });
+    });
 }
 
 async function noteComplete(ctx: PodContext, container: Container): Promise<void> {

@@ -19,22 +19,41 @@ export async function stopSandbox(ctx: PodContext, id: string): Promise<void> {
 }
 
 export async function stopLocked(ctx: PodContext, pod: Pod): Promise<void> {
+  if (!pod.document.holdsResources) return;
+  await tearDown(ctx, pod);
+  await ctx.podDocuments.put({ ...pod.document, holdsResources: false });
+  letGo(ctx, pod);
+}
+
+/** Nothing of the pod is on the node any more but its documents. */
+export function letGo(ctx: PodContext, pod: Pod): void {
+  if (!pod.document.holdsResources) return;
+  pod.document.holdsResources = false;
+  ctx.uids.release(pod.document.vm.uid);
+}
+
+/**
+ * Ends containers, VM and network. To be followed by `letGo`. Documents that cannot be written do not stop it: on a full disk pods must still be
+ * stopped, that is how it gets free; and what a server that starts anew finds on disk leads it to the same end.
+ */
+export async function tearDown(ctx: PodContext, pod: Pod): Promise<void> {
   const { document } = pod;
-  if (!document.holdsResources) return;
+  const logger = ctx.logger.child({ pod: pod.id });
   if (document.phase !== "stopped") {
     document.phase = "stopped";
-    await ctx.podDocuments.put(document);
+    await ctx.podDocuments.put(document).catch((err) => logger.error("cannot record that the pod is stopped", { err }));
   }
   await killContainers(ctx, pod);
   await ctx.backends.byName(document.vmm).destroy(document.vm, DESTROY_MS);
   await pod.session?.close();
   pod.session = undefined;
   pod.vm = undefined;
+  for (const container of ctx.registry.containersOf(pod.id)) {
+    await endContainer(ctx, container.id, VM_KILLED).catch((err) =>
+      logger.error("cannot record a container's end", { err }),
+    );
+  }
   await ctx.network.teardown(pod.id, NETWORK_MS);
-  await Promise.all(ctx.registry.containersOf(pod.id).map((container) => endContainer(ctx, container.id, VM_KILLED)));
-  document.holdsResources = false;
-  await ctx.podDocuments.put(document);
-  ctx.uids.release(document.vm.uid);
 }
 
 /** By way of the agent, so that the exit records are true and the last output reaches the logs. */

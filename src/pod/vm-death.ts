@@ -17,7 +17,11 @@ export async function onVmDeath(ctx: PodContext, pod: Pod, exit: VmExit): Promis
   void pod.session?.close();
   pod.vm = undefined;
   if (!created) return; // RunPodSandbox is at work, sees this, and undoes all
-  await ctx.podDocuments.put(document);
   const end = { exitCode: 137, reason: "VmDied", message: document.message };
-  await Promise.all(ctx.registry.containersOf(pod.id).map((container) => endContainer(ctx, container.id, end)));
+  const recorded = await Promise.allSettled([
+    ctx.podDocuments.put(document),
+    ...ctx.registry.containersOf(pod.id).map((container) => endContainer(ctx, container.id, end)),
+  ]);
+  // On a full disk the truth is in memory only; a server that starts anew finds the VM gone.
+  for (const result of recorded) if (result.status === "rejected") throw result.reason;
 }
