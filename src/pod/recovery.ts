@@ -9,22 +9,25 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { ContainerInfo } from "../gen/agent/v1/agent.js";
 import { ContainerState as GuestState } from "../gen/agent/v1/agent.js";
-import { withDeadline } from "../host/deadline.js";
-import { errno } from "../host/errors.js";
+import { sleep, withDeadline } from "../host/deadline.js";
+import { errno, messageOf } from "../host/errors.js";
 import type { Vm } from "../vmm/vmm.js";
 import { Container } from "./container.js";
-import { endContainer, exitOf } from "./container-exit.js";
+import { endContainer, exitOf, guestTime } from "./container-exit.js";
 import type { PodContext } from "./context.js";
 import { startPump } from "./output.js";
 import { Pod } from "./pod.js";
 import { stopLocked } from "./sandbox-stop.js";
+import { SIGKILL } from "./signals.js";
 import type { ContainerDocument } from "./types.js";
 import { onVmDeath } from "./vm-death.js";
 
-const ADOPT_MS = 10_000;
+/** A node that has just come back is busy: patience, in several attempts, before a pod is given up. */
+const ADOPT_MS = 25_000;
 const POD_MS = 60_000;
 const AGENT_MS = 30_000;
 const DESTROY_MS = 20_000;
+const AGAIN_MS = 5_000;
 
 export async function recover(ctx: PodContext): Promise<void> {
   const pods = await ctx.podDocuments.load();
@@ -34,8 +37,11 @@ export async function recover(ctx: PodContext): Promise<void> {
     ctx.registry.addPod(new Pod(document));
   }
   for (const document of containers) {
-    if (ctx.registry.findPod(document.podId)) ctx.registry.addContainer(new Container(document));
-    else await ctx.containerDocuments.delete(document.id); // RemovePodSandbox had come as far as the pod's own document
+    // In the making: its id reached nobody, and what the guest has of it goes when its list is compared. Without a pod: RemovePodSandbox had
+    // come as far as the pod's own document.
+    const wanted = document.state !== "creating" && ctx.registry.findPod(document.podId);
+    if (wanted) ctx.registry.addContainer(new Container(document));
+    else await ctx.containerDocuments.delete(document.id);
   }
   await Promise.all(
     ctx.registry.pods().map(async (pod) => {
@@ -54,17 +60,36 @@ export async function recover(ctx: PodContext): Promise<void> {
 
 async function recoverPod(ctx: PodContext, pod: Pod): Promise<void> {
   const { document } = pod;
-  if (document.phase === "creating") return undoHalfMade(ctx, pod);
-  await dropHalfMadeContainers(ctx, pod);
+  if (document.phase === "creating") return ctx.locks.run(`pod:${pod.id}`, () => undoHalfMade(ctx, pod));
   if (document.phase === "stopped") {
     // A stop that was cut short is finished; containers whose end was not yet written get it now.
     const end = { exitCode: 137, reason: "Error", message: document.message || "ended with its pod sandbox" };
     await Promise.all(ctx.registry.containersOf(pod.id).map((container) => endContainer(ctx, container.id, end)));
     return ctx.locks.run(`pod:${pod.id}`, () => stopLocked(ctx, pod));
   }
-  const vm = await ctx.backends.byName(document.vmm).adopt(document.vm, ADOPT_MS);
+  let vm: Vm | undefined;
+  try {
+    vm = await findVm(ctx, pod);
+  } catch (err) {
+    // Ready and of no use would be a lie that nobody corrects: NotReady has kubelet stop it and make another.
+    await onVmDeath(ctx, pod, { reason: `its VMM does not answer: ${messageOf(err)}` });
+    throw err;
+  }
   if (!vm) return onVmDeath(ctx, pod, { reason: "it was gone when the server started" });
   await adopt(ctx, pod, vm);
+}
+
+async function findVm(ctx: PodContext, pod: Pod): Promise<Vm | undefined> {
+  const { vmm, vm } = pod.document;
+  const end = Date.now() + ADOPT_MS;
+  for (;;) {
+    try {
+      return await ctx.backends.byName(vmm).adopt(vm, Math.max(end - Date.now(), 1000));
+    } catch (err) {
+      if (Date.now() >= end) throw err;
+      await sleep(500);
+    }
+  }
 }
 
 /** Nobody got its id: the client that asked is gone or asks again. */
@@ -80,23 +105,54 @@ async function undoHalfMade(ctx: PodContext, pod: Pod): Promise<void> {
   ctx.uids.release(pod.document.vm.uid);
 }
 
-/** Their ids reached nobody either. What the guest has of them goes when its list is compared. */
-async function dropHalfMadeContainers(ctx: PodContext, pod: Pod): Promise<void> {
-  for (const container of ctx.registry.containersOf(pod.id)) {
-    if (container.document.state !== "creating") continue;
-    ctx.registry.deleteContainer(container);
-    await ctx.containerDocuments.delete(container.id);
-  }
-}
-
 async function adopt(ctx: PodContext, pod: Pod, vm: Vm): Promise<void> {
   pod.vm = vm;
   ctx.watchVm(pod, vm);
   // Before the first event: a container's end waits for its log.
   for (const container of ctx.registry.containersOf(pod.id)) {
-    if (!container.document.logComplete) await startPump(ctx, pod, container);
+    if (!container.document.logComplete) await pumpAgain(ctx, pod, container);
   }
-  await compareWithGuest(ctx, pod);
+  try {
+    await compareWithGuest(ctx, pod);
+  } catch (err) {
+    void compareLater(ctx, pod);
+    throw err;
+  }
+}
+
+/** A log that cannot be written (disk full, folder gone) must not keep the pod from being adopted: its container blocks until it can. */
+async function pumpAgain(ctx: PodContext, pod: Pod, container: Container): Promise<void> {
+  try {
+    await startPump(ctx, pod, container);
+  } catch (err) {
+    ctx.logger.error("cannot go on with a container's log; trying again", { err, container: container.id });
+    void tryUntilDone(
+      () => isStale(ctx, pod, container),
+      () => startPump(ctx, pod, container),
+    );
+  }
+}
+
+/** An agent that did not answer in time (a paused or overloaded guest) still has to be asked what became of its containers. */
+function compareLater(ctx: PodContext, pod: Pod): Promise<void> {
+  return tryUntilDone(
+    () => !pod.ready,
+    () => compareWithGuest(ctx, pod),
+  );
+}
+
+function isStale(ctx: PodContext, pod: Pod, container: Container): boolean {
+  return !pod.ready || ctx.registry.findContainer(container.id) !== container;
+}
+
+async function tryUntilDone(over: () => boolean, work: () => Promise<void>): Promise<void> {
+  for (let done = false; !done && !over(); ) {
+    await sleep(AGAIN_MS);
+    done = await work().then(
+      () => true,
+      () => false,
+    );
+  }
 }
 
 /** Brings documents and guest together. Also after a broken connection, when events may have been lost. */
@@ -105,7 +161,7 @@ export async function compareWithGuest(ctx: PodContext, pod: Pod): Promise<void>
   const inGuest = new Map(containers.map((info) => [info.containerId, info]));
   for (const container of ctx.registry.containersOf(pod.id)) {
     if (container.document.state === "creating") continue; // its creation is under way
-    await compare(ctx, container, inGuest.get(container.id));
+    await compare(ctx, pod, container, inGuest.get(container.id));
   }
   for (const id of inGuest.keys()) {
     if (ctx.registry.findContainer(id)) continue;
@@ -114,9 +170,17 @@ export async function compareWithGuest(ctx: PodContext, pod: Pod): Promise<void>
   }
 }
 
-async function compare(ctx: PodContext, container: Container, info: ContainerInfo | undefined): Promise<void> {
+async function compare(
+  ctx: PodContext,
+  pod: Pod,
+  container: Container,
+  info: ContainerInfo | undefined,
+): Promise<void> {
   const { document } = container;
-  if (document.state === "exited") return;
+  if (document.state === "exited") {
+    if (info?.state === GuestState.CONTAINER_STATE_RUNNING) await killForgotten(ctx, pod, container);
+    return;
+  }
   if (!info) {
     await endContainer(ctx, container.id, {
       exitCode: 255,
@@ -133,13 +197,19 @@ async function compare(ctx: PodContext, container: Container, info: ContainerInf
   }
 }
 
+/** It was reported as not started, or as ended, without an answer from the guest: that must become true. */
+async function killForgotten(ctx: PodContext, pod: Pod, container: Container): Promise<void> {
+  ctx.logger.warn("killing a container that runs although it has exited", { pod: pod.id, container: container.id });
+  await pod.call((agent) => agent.signalContainer(container.id, SIGKILL, true, { deadlineMs: AGENT_MS }), AGENT_MS);
+}
+
 /** StartContainer had come as far as the agent. */
 async function markStarted(ctx: PodContext, document: ContainerDocument, info: ContainerInfo): Promise<void> {
   await ctx.locks.run(`container:${document.id}`, async () => {
     if (document.state !== "created") return;
     document.state = "running";
     document.starting = false;
-    document.startedNs = `${info.startedNs}`;
+    document.startedNs = guestTime(info.startedNs);
     await ctx.containerDocuments.put(document);
   });
 }
