@@ -195,7 +195,13 @@ export class AgentSession extends EventEmitter<SessionEvents> {
   async #readEvents(agent: Agent): Promise<void> {
     while (this.#agent === agent) {
       try {
-        for await (const event of agent.events(this.#lastSeq)) this.#take(event);
+        let first = true;
+        for await (const event of agent.events(this.#lastSeq)) {
+          // agent.proto: only the first can be. More of them would be a flood of lists and log lines.
+          if (event.lost && !first) throw new PodvmError("internal", "agent: Events: lost ones amid the stream");
+          first = false;
+          this.#take(event);
+        }
         throw new PodvmError("internal", "agent: Events: the stream ended");
       } catch (err) {
         if (this.#agent !== agent) return;

@@ -83,10 +83,10 @@ export function containerVerbs(pods: PodContext): ContainerVerbs {
       return {};
     },
 
-    async execSync(request) {
+    async execSync(request, call) {
       const command = list("cmd", request.cmd, 4096).map((word) => text("cmd", word, 128 * 1024));
       const seconds = integer("timeout", request.timeout, 0, 1_000_000);
-      return execSync(pods, request.containerId, command, seconds);
+      return execSync(pods, request.containerId, command, seconds, call.signal);
     },
   };
 }

@@ -16,6 +16,7 @@ export async function execSync(
   id: string,
   args: string[],
   timeoutSeconds: number,
+  signal?: AbortSignal,
 ): Promise<{ stdout: Buffer; stderr: Buffer; exitCode: number }> {
   if (args.length === 0) throw new PodvmError("invalid_argument", "cmd: wanted a command, found nothing");
   const container = ctx.registry.container(id);
@@ -26,7 +27,7 @@ export async function execSync(
   // Not repeated on a broken connection: the command may have run.
   const result = await agent.execSync(
     { containerId: container.id, args, timeoutMs, maxOutputBytes: MAX_OUTPUT },
-    { deadlineMs: (timeoutMs || FOREVER_MS) + SLACK_MS },
+    { deadlineMs: (timeoutMs || FOREVER_MS) + SLACK_MS, ...(signal && { signal }) },
   );
   if (result.timedOut) {
     throw new PodvmError(

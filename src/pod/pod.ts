@@ -1,8 +1,11 @@
 import type { Agent } from "../agent/client.js";
 import type { AgentSession } from "../agent/session.js";
+import { sleep } from "../host/deadline.js";
 import { hasCode, PodvmError } from "../host/errors.js";
 import type { Vm } from "../vmm/vmm.js";
 import type { PodDocument } from "./types.js";
+
+const RETRY_MS = 100;
 
 /** A pod sandbox as the server holds it: the document, and while it is up its VM and the session with its agent. */
 export class Pod {
@@ -37,6 +40,7 @@ export class Pod {
       } catch (err) {
         if (!this.ready) throw this.notReady();
         if (!hasCode(err, "unavailable") || Date.now() >= end) throw err;
+        await sleep(RETRY_MS); // a guest that answers "unavailable" at once must not keep the server busy
       }
     }
   }

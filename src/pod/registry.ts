@@ -48,6 +48,12 @@ export class PodRegistry {
     return find(this.containersById, id, "container");
   }
 
+  /** What a guest names: only a container of its own pod, by its whole id. */
+  containerOf(podId: string, id: string): Container | undefined {
+    const container = this.containersById.get(id);
+    return container?.document.podId === podId ? container : undefined;
+  }
+
   pod(id: string): Pod {
     const pod = this.findPod(id);
     if (!pod) throw new PodvmError("not_found", `there is no pod sandbox ${shown(id)}`);

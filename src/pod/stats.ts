@@ -7,6 +7,7 @@ import type { Pod } from "./pod.js";
 const STATS_MS = 5_000;
 /** Rates over less time than this are noise. */
 const MIN_WINDOW_NS = 500_000_000n;
+const NS_PER_SECOND = 1_000_000_000n;
 
 export interface PodStats {
   pod: Pod;
@@ -41,10 +42,14 @@ export class StatsReader {
       return result;
     }
     if (guest.value.guest) result.guest = guest.value.guest;
+    const told = new Set<Container>();
     for (const stats of guest.value.containers) {
-      const container = this.ctx.registry.findContainer(stats.containerId);
-      if (container?.document.podId !== pod.id) continue; // a guest speaks of its own containers only
-      const nanoCores = this.rate(container.id, stats.timeNs, stats.cpuUsageNs);
+      const container = this.ctx.registry.containerOf(pod.id, stats.containerId);
+      if (!container || told.has(container)) continue; // a guest speaks of its own containers only, once
+      told.add(container);
+      const rate = this.rate(container.id, stats.timeNs, stats.cpuUsageNs);
+      const most = BigInt(pod.document.vm.vcpus) * NS_PER_SECOND;
+      const nanoCores = rate !== undefined && rate > most ? most : rate;
       result.containers.push({ container, stats, ...(nanoCores !== undefined && { nanoCores }) });
     }
     return result;
@@ -59,9 +64,7 @@ export class StatsReader {
     const before = this.last.get(key);
     if (before && timeNs - before.timeNs < MIN_WINDOW_NS) return before.nanoCores;
     const nanoCores =
-      before && cpuNs >= before.cpuNs
-        ? ((cpuNs - before.cpuNs) * 1_000_000_000n) / (timeNs - before.timeNs)
-        : undefined;
+      before && cpuNs >= before.cpuNs ? ((cpuNs - before.cpuNs) * NS_PER_SECOND) / (timeNs - before.timeNs) : undefined;
     this.last.set(key, { timeNs, cpuNs, ...(nanoCores !== undefined && { nanoCores }) });
     return nanoCores;
   }

@@ -1,5 +1,5 @@
 import { AgentSession } from "../agent/session.js";
-import type { Event } from "../gen/agent/v1/agent.js";
+import type { PodvmError } from "../host/errors.js";
 import type { Vm } from "../vmm/vmm.js";
 import { endContainer, exitOf } from "./container-exit.js";
 import type { PodContext } from "./context.js";
@@ -7,29 +7,59 @@ import type { Pod } from "./pod.js";
 import { compareWithGuest } from "./recovery.js";
 import { onVmDeath } from "./vm-death.js";
 
+const DESTROY_MS = 20_000;
+
 /** From the start of a VM, or from finding it again, to its end: the session with its agent, its events, and its death. */
 export function watchVm(ctx: PodContext, pod: Pod, vm: Vm, serverVersion: string): void {
   const logger = ctx.logger.child({ pod: pod.id });
   const session = new AgentSession({ address: vm.link, podId: pod.id, serverVersion, logger });
   pod.session = session;
 
+  const once = onePerKey((err) => logger.warn("cannot record what the guest reports", { err }));
+  // Events resume by number, but a guest that dropped some must not leave a container running for ever.
+  const compare = () => once("", () => compareWithGuest(ctx, pod));
   session.on("event", (event) => {
-    void takeEvent(ctx, pod, event).catch((err) => logger.error("cannot record what the guest reports", { err }));
+    if (event.lost) compare();
+    const exit = event.exited?.exit;
+    const container = exit && ctx.registry.containerOf(pod.id, event.exited?.containerId ?? "");
+    // Not there: it speaks of another pod's containers, or of one that was removed meanwhile.
+    if (container) once(container.id, () => endContainer(ctx, container.id, exitOf(exit)));
   });
-  session.on("reconnected", () => {
-    // Events resume by number, but a guest that dropped some must not leave a container running for ever.
-    void compareWithGuest(ctx, pod).catch((err) => logger.warn("cannot compare with the guest", { err }));
+  session.on("reconnected", compare);
+  session.on("failed", (err) => {
+    void endUntrusted(ctx, pod, err).catch((cause) => logger.error("cannot end a pod that is lost", { err: cause }));
   });
-  session.on("failed", (err) => logger.error("the pod's agent cannot be used; stop the pod", { err }));
   void vm.exited
     .then((exit) => onVmDeath(ctx, pod, exit))
     .catch((err) => logger.error("cannot record the death of a VM", { err }));
 }
 
-async function takeEvent(ctx: PodContext, pod: Pod, event: Event): Promise<void> {
-  if (event.lost) return compareWithGuest(ctx, pod);
-  if (!event.exited?.exit) return;
-  const container = ctx.registry.findContainer(event.exited.containerId);
-  if (container?.document.podId !== pod.id) return; // a guest speaks of its own containers only; or it was removed meanwhile
-  await endContainer(ctx, container.id, exitOf(event.exited.exit));
+/** Work that a guest causes, one at a time per key and one waiting: a guest that floods makes nothing pile up. */
+function onePerKey(onError: (err: unknown) => void): (key: string, work: () => Promise<void>) => void {
+  const running = new Map<string, { again?: () => Promise<void> }>();
+  const run = async (key: string, work: () => Promise<void>) => {
+    const state: { again?: () => Promise<void> } = {};
+    running.set(key, state);
+    for (let next: (() => Promise<void>) | undefined = work; next; ) {
+      await next().catch(onError);
+      next = state.again;
+      delete state.again;
+    }
+    running.delete(key);
+  };
+  return (key, work) => {
+    const state = running.get(key);
+    if (state) state.again = work;
+    else void run(key, work);
+  };
+}
+
+/** Another agent sits behind the link than the one that was there: nothing that this VM says counts any more. */
+async function endUntrusted(ctx: PodContext, pod: Pod, err: PodvmError): Promise<void> {
+  await ctx.locks.run(`pod:${pod.id}`, async () => {
+    if (!pod.ready) return;
+    const dead = onVmDeath(ctx, pod, { reason: err.message });
+    await ctx.backends.byName(pod.document.vmm).destroy(pod.document.vm, DESTROY_MS);
+    await dead;
+  });
 }
