@@ -1,10 +1,11 @@
 /** podvm-launch with a real program (busybox), seen from /proc. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync } from "node:fs";
+import { chmodSync, cpSync, existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { chown, mkdir, readdir, readFile, stat } from "node:fs/promises";
 import { connect } from "node:net";
-import { dirname, join } from "node:path";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import test, { type ExecutionContext } from "ava";
 import { bundleTool } from "../../src/host/assets.js";
 import { openCgroups } from "../../src/host/cgroup.js";
@@ -18,8 +19,16 @@ import * as host from "./vmm-host.js";
 
 const uid = 231_234;
 const deadline = 20_000;
-/** Its shell finds no other programs in a root without /proc: they are named in full. */
-const busybox = tool("busybox");
+/** busybox and its libraries, a copy that every user may read. */
+const programs = mkdtempSync(join(tmpdir(), "podvm-test-"));
+cpSync(tool("busybox"), programs, { recursive: true, dereference: true });
+for (const entry of ["", ...readdirSync(programs, { recursive: true })])
+  chmodSync(join(programs, String(entry)), 0o755);
+/** Its loader is named, for there is none at the usual place in the new root; and its shell finds no other programs without /proc. */
+const loader = join(programs, "lib64/ld-linux-x86-64.so.2");
+const busyboxArgs = ["--library-path", join(programs, "lib/x86_64-linux-gnu"), join(programs, "bin/busybox")];
+const busybox = [loader, ...busyboxArgs].join(" ");
+test.after.always(() => rmSync(programs, { recursive: true }));
 
 /** A document that starts `busybox ARGS` in a root of its own. */
 async function rig(
@@ -32,8 +41,8 @@ async function rig(
   const cgroup = host.cgroupName(t);
   const document: LaunchDocument = {
     version: 1,
-    program: busybox,
-    args,
+    program: loader,
+    args: [...busyboxArgs, ...args],
     env: { ONLY: "this" },
     uid,
     gid: uid + 1,
@@ -42,7 +51,7 @@ async function rig(
     root: {
       mountPoint: join(dir, "root"),
       binds: [
-        { path: dirname(busybox), access: "execute" },
+        { path: programs, access: "execute" },
         { path: join(dir, "disks"), access: "write" },
       ],
       devices: ["/dev/null", "/dev/urandom"],
@@ -107,7 +116,7 @@ test("the program's root holds only what the document lists", async (t) => {
   const mounts = await host.mounts(process.pid);
   t.deepEqual([...mounts.keys()].sort(), ["/", ...binds].sort());
   for (const flag of ["ro", "nosuid", "noexec"]) t.true(mounts.get("/")?.includes(flag), flag);
-  for (const flag of ["ro", "nosuid", "nodev"]) t.true(mounts.get(dirname(document.program))?.includes(flag), flag);
+  for (const flag of ["ro", "nosuid", "nodev"]) t.true(mounts.get(programs)?.includes(flag), flag);
   for (const flag of ["rw", "nosuid", "nodev", "noexec"]) t.true(mounts.get(`${dir}/disks`)?.includes(flag), flag);
   t.deepEqual(await readdir(join(dir, "root")), [], "nothing of it shows outside");
 });
@@ -160,7 +169,7 @@ test("a reader that stops reading does not stop the program", async (t) => {
     "-c",
     `${busybox} yes | ${busybox} head -c 4000000 >&2; echo done >DISKS/done; exec ${busybox} sleep 600`,
   ]);
-  document.args[2] = document.args[2]?.replace("DISKS", `${dir}/disks`) ?? "";
+  document.args = document.args.map((arg) => arg.replace("DISKS", `${dir}/disks`));
   await chown(`${dir}/disks`, uid, uid + 1);
   // The launcher alone, its standard error a pipe that nobody reads.
   const launcher = spawn(host.assets().launch, [], { stdio: ["pipe", "pipe", "pipe"] });
