@@ -32,6 +32,9 @@ test("a sandbox as crictl sends it", (t) => {
   t.is(parsed.pidMode, "pod");
   t.deepEqual(parsed.portMappings, [{ protocol: "udp", containerPort: 53, hostPort: 5353, hostIp: "" }]);
   t.deepEqual(parsed.dns?.options, ["ndots:5"]);
+  t.is(parsed.cgroupParent, "/kubepods/burstable/pod1");
+  const slice = sandbox({ linux: { cgroupParent: "kubepods-pod1.slice" } });
+  t.is(slice.cgroupParent, "/kubepods.slice/kubepods-pod1.slice");
   t.is(parsed.resources?.memoryLimit, 2 ** 27);
 });
 
