@@ -1,6 +1,6 @@
 import { NamespaceMode, type NamespaceOption, type PodSandboxConfig, Protocol } from "../gen/runtime/v1/api.js";
 import { expandCgroupParent } from "../host/cgroup.js";
-import { PodvmError } from "../host/errors.js";
+import { messageOf, PodvmError } from "../host/errors.js";
 import type { PortMapping } from "../network/network.js";
 import type { PidMode, PodConfig } from "../pod/types.js";
 import { absolutePath, bad, hostName, integer, list, objectName, required, stringMap, text } from "./checks.js";
@@ -114,5 +114,9 @@ function parsePort(port: {
 
 /** As a path: kubelet writes the name of a slice where systemd manages its cgroups. */
 function parseCgroupParent(value: string): string {
-  return value === "" ? "" : expandCgroupParent(value);
+  try {
+    return value === "" ? "" : expandCgroupParent(value);
+  } catch (cause) {
+    throw new PodvmError("invalid_argument", `config.linux.cgroup_parent: ${messageOf(cause)}`, { cause });
+  }
 }
