@@ -132,8 +132,15 @@ pub fn complete(mut spec: Spec, facts: &Facts) -> Spec {
     }
     let linux = spec.linux.get_or_insert_default();
     linux.cgroups_path = facts.cgroups_path.clone();
-    if let (Some(resources), true) = (&mut linux.resources, facts.cgroups_path.is_some()) {
-        weigh(resources);
+    if let Some(resources) = &mut linux.resources {
+        if let Some(cpu) = &mut resources.cpu {
+            // "" means that nothing was asked for; crun would write it.
+            cpu.cpus = cpu.cpus.take().filter(|c| !c.is_empty());
+            cpu.mems = cpu.mems.take().filter(|m| !m.is_empty());
+        }
+        if facts.cgroups_path.is_some() {
+            weigh(resources);
+        }
     }
     linux.namespaces.retain(|n| n.r#type != "pid");
     if !linux.namespaces.iter().any(|n| n.r#type == "mount") {
@@ -250,6 +257,7 @@ mod tests {
         let cpu = Some(Cpu {
             shares: Some(1024),
             period: Some(100_000),
+            cpus: Some(String::new()),
             ..Default::default()
         });
         let resources = Some(Resources {

@@ -4,7 +4,9 @@ mod common;
 
 use common::*;
 use podvm_agent::pb::agent::v1::*;
-use podvm_agent::pb::oci::v1::{Cpu, Linux, Memory, Pids, Resources};
+use podvm_agent::pb::oci::v1::{
+    Capabilities, Cpu, DeviceCgroup, Linux, Memory, Mount, Namespace, Pids, Resources, Root,
+};
 use podvm_agent::sys;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -271,6 +273,7 @@ async fn a_pod_in_a_vm() {
 
     network_and_files(&mut client).await;
     resources(&mut client).await;
+    like_kubelet(&mut client).await;
     out_of_memory(&mut client).await;
     time_out(&mut client).await;
     let mut client = reconnects(&vm, client).await;
@@ -370,6 +373,72 @@ async fn resources(client: &mut Client) {
     client
         .remove_container(RemoveContainerRequest {
             container_id: "limits".into(),
+        })
+        .await
+        .unwrap();
+}
+
+/// What a pod's ordinary container has.
+async fn like_kubelet(client: &mut Client) {
+    let mut request = container("cri", "podvm-image", "sleep 600");
+    let spec = request.spec.as_mut().unwrap();
+    for (kind, destination) in [
+        ("sysfs", "/sys"),
+        ("cgroup", "/sys/fs/cgroup"),
+        ("mqueue", "/dev/mqueue"),
+    ] {
+        spec.mounts.push(Mount {
+            destination: destination.into(),
+            source: Some(kind.into()),
+            r#type: Some(kind.into()),
+            options: ["nosuid", "noexec", "nodev", "ro"].map(String::from).into(),
+        });
+    }
+    let process = spec.process.as_mut().unwrap();
+    process.no_new_privileges = true;
+    process.oom_score_adj = Some(985);
+    let caps: Vec<String> = ["CAP_MKNOD", "CAP_CHOWN"].map(String::from).into();
+    process.capabilities = Some(Capabilities {
+        bounding: caps.clone(),
+        effective: caps.clone(),
+        permitted: caps,
+        ..Default::default()
+    });
+    let linux = spec.linux.as_mut().unwrap();
+    linux.namespaces.push(Namespace {
+        r#type: "cgroup".into(),
+        path: None,
+    });
+    linux.masked_paths = ["/proc/kcore", "/proc/none"].map(String::from).into();
+    linux.readonly_paths = vec!["/proc/sys".into()];
+    linux.resources = Some(Resources {
+        cpu: Some(Cpu {
+            shares: Some(1024),
+            cpus: Some(String::new()),
+            mems: Some(String::new()),
+            ..Default::default()
+        }),
+        unified: [("memory.oom.group".to_string(), "1".to_string())].into(),
+        devices: vec![DeviceCgroup {
+            allow: false,
+            access: Some("rwm".into()),
+            ..Default::default()
+        }],
+        ..Default::default()
+    });
+    spec.root = Some(Root {
+        path: String::new(),
+        readonly: true,
+    });
+    begin(client, request).await;
+    let script = "cat /proc/1/oom_score_adj /sys/fs/cgroup/cpu.weight /sys/fs/cgroup/memory.oom.group /proc/1/cgroup; \
+        echo x > /dev/null; (echo no > /file) 2>/dev/null || echo readonly; \
+        (mknod /dev/shm/disk b 254 0 && cat /dev/shm/disk) 2>/dev/null | head -c 1 | cat; echo end";
+    let text = shell(client, "cri", script).await;
+    assert_eq!(text, "985\n100\n1\n0::/\nreadonly\nend\n");
+    client
+        .remove_container(RemoveContainerRequest {
+            container_id: "cri".into(),
         })
         .await
         .unwrap();

@@ -204,7 +204,7 @@ pub fn make_rootfs(root: &Path) {
         std::fs::create_dir_all(root.join(dir)).unwrap();
     }
     for program in [
-        "sh", "cat", "sleep", "id", "echo", "head", "stty", "readlink", "chmod", "ls",
+        "sh", "cat", "sleep", "id", "echo", "head", "stty", "readlink", "chmod", "ls", "mknod",
     ] {
         let path = ["/bin", "/usr/bin"]
             .iter()
