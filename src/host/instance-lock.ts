@@ -1,8 +1,11 @@
-import { mkdir } from "node:fs/promises";
+import { constants } from "node:fs";
+import { mkdir, open } from "node:fs/promises";
 import { join } from "node:path";
 import { PodvmError } from "./errors.js";
-import { readFileIfThere, writeFileAtomic } from "./files.js";
+import { readFileIfThere } from "./files.js";
 import { isAlive, processStat } from "./process.js";
+
+const SIZE = 128;
 
 /**
  * One server per state folder: two would take each other's VMs for leftovers. The holder is named by pid and start time, so that a server killed
@@ -19,7 +22,19 @@ export async function lockState(stateDir: string): Promise<void> {
     );
   }
   const me = await processStat(process.pid);
-  await writeFileAtomic(path, `${JSON.stringify({ pid: process.pid, starttime: me?.starttime })}\n`);
+  await overwrite(path, JSON.stringify({ pid: process.pid, starttime: me?.starttime }));
+}
+
+/** In place and always of one size, so that it needs no new block: a server must be able to come back on a full disk. */
+async function overwrite(path: string, text: string): Promise<void> {
+  const file = await open(path, constants.O_WRONLY | constants.O_CREAT, 0o600);
+  try {
+    await file.write(`${text.padEnd(SIZE - 1)}\n`, 0);
+    await file.truncate(SIZE);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
 }
 
 function parse(text: string | undefined): { pid: number; starttime: number } | undefined {
