@@ -49,6 +49,7 @@ export async function tearDown(ctx: PodContext, pod: Pod): Promise<void> {
   pod.session = undefined;
   pod.vm = undefined;
   for (const container of ctx.registry.containersOf(pod.id)) {
+    if (container.document.state === "creating") continue; // its creation fails, and cleans up, by itself
     await endContainer(ctx, container.id, VM_KILLED).catch((err) =>
       logger.error("cannot record a container's end", { err }),
     );
