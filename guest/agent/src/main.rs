@@ -107,10 +107,11 @@ fn run_process(args: &[String]) -> Result<(), String> {
             crun,
             cgroups,
         })?;
-        let listener = socket::listen(Path::new(&listen)).map_err(|e| format!("{listen}: {e}"))?;
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("SIGTERM: {e}"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("SIGINT: {e}"))?;
         let mut ended = agent.ended.subscribe();
+        // Last: who sees the socket may already end the agent.
+        let listener = socket::listen(Path::new(&listen)).map_err(|e| format!("{listen}: {e}"))?;
         log::info(format!("listens on {listen}"));
         let result = tokio::select! {
             result = socket::run(Service::new(agent.clone()), listener) => result,
