@@ -1,5 +1,5 @@
 /** What dies, and what does not: the VMM under a pod, the server over running pods. */
-import { busybox, containerConfig } from "../support/manifests.js";
+import { containerConfig } from "../support/manifests.js";
 import { left, processes, snapshot } from "../support/node.js";
 import { suite } from "../support/suite.js";
 import { until } from "../support/until.js";
@@ -7,7 +7,7 @@ import { until } from "../support/until.js";
 const { test, podvm } = suite();
 
 test.before(async () => {
-  await podvm().crictl.run("pull", busybox);
+  await podvm().warmUp();
 });
 
 function vmm(): number {

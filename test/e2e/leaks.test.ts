@@ -1,5 +1,5 @@
 /** Removal leaves nothing on the node. */
-import { busybox, containerConfig } from "../support/manifests.js";
+import { containerConfig } from "../support/manifests.js";
 import { left, snapshot } from "../support/node.js";
 import { suite } from "../support/suite.js";
 
@@ -8,7 +8,7 @@ const { test, podvm } = suite();
 test("20 rounds of pods with containers, host port and exec leave the node as it was", async (t) => {
   t.timeout(1_200_000);
   const { crictl } = podvm();
-  await crictl.run("pull", busybox);
+  await podvm().warmUp();
   const round = async (n: number) => {
     const config = podvm().pod({ portMappings: [{ protocol: 0, container_port: 80, host_port: 20_000 + n }] });
     const pod = await crictl.runp(config);

@@ -48,7 +48,7 @@ export function podConfig(base: { logDir: string; cgroupParent: string }, option
     annotations: options.annotations ?? {},
     port_mappings: options.portMappings ?? [],
     ...(options.dns ? { dns_config: options.dns } : {}),
-    linux: { cgroup_parent: `${base.cgroupParent}/pod${uid}`, ...options.linux },
+    linux: { cgroup_parent: base.cgroupParent, ...options.linux },
   };
 }
 

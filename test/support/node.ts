@@ -1,5 +1,5 @@
 /** What a server and its pods have on the node: to compare before and after, and to sweep at a test's end. */
-import { existsSync, readdirSync, readFileSync, rmdirSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync } from "node:fs";
 import { join, relative } from "node:path";
 import { bundleTool } from "../../src/host/assets.js";
 import { run } from "../../src/host/run.js";
@@ -92,6 +92,11 @@ function cgroupRoots(): string[] {
     .split("\n")
     .filter((line) => / - cgroup2? /.test(line))
     .map((line) => line.split(" ")[4] ?? "");
+}
+
+/** The cgroup in every hierarchy. */
+export function makeCgroup(name: string): void {
+  for (const root of cgroupRoots()) mkdirSync(join(root, name), { recursive: true });
 }
 
 function cgroups(owner: Pick<Owner, "tag">): string[] {

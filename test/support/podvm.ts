@@ -11,6 +11,7 @@ import { join } from "node:path";
 import { type RunResult, run } from "../../src/host/run.js";
 import { Crictl } from "./crictl.js";
 import {
+  busybox,
   type ContainerOptions,
   containerConfig,
   type PodConfig,
@@ -18,7 +19,7 @@ import {
   podConfig,
   random,
 } from "./manifests.js";
-import { sweepNode } from "./node.js";
+import { makeCgroup, sweepNode } from "./node.js";
 import { podvmMain, tool } from "./tools.js";
 import { until } from "./until.js";
 
@@ -77,6 +78,7 @@ export class Podvm {
     for (const folder of [this.dir, this.stateDir, this.runDir, this.confDir, this.logDir]) {
       await mkdir(folder, { recursive: true });
     }
+    makeCgroup(this.cgroupParent); // as kubelet does for its pods; taken away by the sweep
     await this.crictl.open();
     await writeFile(this.configFile, this.configText());
     if (this.options.cni !== false) await this.writeCni();
@@ -217,6 +219,13 @@ ${toml.policy ?? ""}
     const podId = await this.crictl.runp(config);
     const id = await this.crictl.start(podId, containerConfig(container), config);
     return { config, podId, id };
+  }
+
+  /** Pulls busybox, and runs and removes a pod, so that what a server makes once and keeps (bridge, chains, folders) is there. */
+  async warmUp(): Promise<void> {
+    await this.crictl.run("pull", busybox);
+    const { podId } = await this.podWith();
+    await this.removePod(podId);
   }
 
   async removePod(podId: string): Promise<void> {
