@@ -18,9 +18,8 @@ test.before(async () => {
   await podvm().crictl.run("pull", busybox);
 });
 
-async function infoOf(podId: string): Promise<Info> {
-  return JSON.parse((await podvm().crictl.json<{ info: { info: string } }>("inspectp", "-o", "json", podId)).info.info);
-}
+const infoOf = async (podId: string) =>
+  (await podvm().crictl.json<{ info: Info }>("inspectp", "-o", "json", podId)).info;
 
 const namespace = (pid: number, kind: string) => readlink(`/proc/${pid}/ns/${kind}`);
 
@@ -46,12 +45,10 @@ async function writable(pid: number, uid: number): Promise<string[]> {
 async function openForWriting(pid: number): Promise<string[]> {
   const found: string[] = [];
   for (const fd of await readdir(`/proc/${pid}/fd`)) {
-    const target = await readlink(`/proc/${pid}/fd/${fd}`);
-    const flags = Number.parseInt(
-      /flags:\s+(\d+)/.exec(await readFile(`/proc/${pid}/fdinfo/${fd}`, "utf8"))?.[1] ?? "0",
-      8,
-    );
-    if (target.startsWith("/") && !target.startsWith("/dev/") && (flags & 3) !== 0) found.push(target);
+    const path = `/proc/${pid}/fd/${fd}`;
+    const flags = /flags:\s+(\d+)/.exec(await readFile(`/proc/${pid}/fdinfo/${fd}`, "utf8"))?.[1] ?? "0";
+    const forWriting = (Number.parseInt(flags, 8) & 3) !== 0;
+    if (forWriting && (await stat(path)).isFile()) found.push(await readlink(path));
   }
   return [...new Set(found)].sort();
 }
