@@ -16,7 +16,7 @@ export interface RemoteChannels {
   signal: AbortSignal;
   /** True: the outcome is a metav1.Status (v4 and later). */
   jsonStatus: boolean;
-  /** Sends the outcome, which may be empty, as the last message. */
+  /** Sends the outcome, which may be empty, after all output. */
   sendOutcome(message: Buffer): Promise<void>;
 }
 
@@ -25,7 +25,7 @@ export const STREAMS_WAIT_MS = 30_000;
 /** For a client that has its outcome to close the connection. */
 export const FINISH_MS = 2000;
 
-/** Runs the command, then ends the outputs, then tells how it went. Never rejects. */
+/** Runs the command, then tells how it went, then ends the outputs. Never rejects. */
 export async function runRemote(
   backend: StreamBackend,
   request: RemoteRequest,
@@ -57,8 +57,9 @@ export async function runRemote(
   }
   if ("error" in outcome) logger.info(`streaming: ${request.kind} failed`, { error: messageOf(outcome.error) });
   try {
-    await Promise.all([stdout?.end(), stderr?.end()]);
+    // First the outcome: clients of v1 do not wait for it once the outputs have ended.
     await channels.sendOutcome(encodeOutcome(outcome, request.kind, channels.jsonStatus));
+    await Promise.all([stdout?.end(), stderr?.end()]);
   } catch (err) {
     logger.debug("streaming: the client did not wait for the outcome", { error: messageOf(err) });
   }

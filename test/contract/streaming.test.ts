@@ -67,7 +67,10 @@ for (const [proto, name] of [...JSON_PROTOCOLS, ...OLD_PROTOCOLS]) {
     t.is(result.error, "");
     t.is(result.stderr.head, "err x");
   });
+}
 
+// A client of v1 forgets an error that it reads after the end of the outputs, whichever it sees first.
+for (const [proto, name] of [...JSON_PROTOCOLS, ...OLD_PROTOCOLS.slice(0, 2)]) {
   clientTest(`${proto} ${name}: a session that cannot be had says why`, async (t) => {
     const result = await exec(t, proto, command("nonsense"), "-protocols", name);
     t.is(result.code, -1);
@@ -84,14 +87,18 @@ for (const [proto, name] of JSON_PROTOCOLS) {
   }
 }
 
-for (const [proto, name] of OLD_PROTOCOLS) {
+for (const [proto, name] of OLD_PROTOCOLS.slice(0, 2)) {
   clientTest(`${proto} ${name}: a failure in words`, async (t) => {
     const result = await exec(t, proto, command("exit 7"), "-protocols", name);
     t.regex(result.error, /command terminated with non-zero exit code: exit status 7/);
   });
 }
 
-for (const [proto, name] of [JSON_PROTOCOLS[0], JSON_PROTOCOLS[1], ...OLD_PROTOCOLS] as [Proto, string][]) {
+// Clients of v1, and of v4 over WebSocket, cannot close their input.
+for (const [proto, name] of [JSON_PROTOCOLS[0], JSON_PROTOCOLS[1], OLD_PROTOCOLS[0], OLD_PROTOCOLS[1]] as [
+  Proto,
+  string,
+][]) {
   clientTest(`${proto} ${name}: 8 MiB in and out again, until the client closes its input`, async (t) => {
     const args = ["-protocols", name, "-stdin-bytes", String(8 * MIB)];
     const result = await exec(t, proto, command("cat", { stdin: true }), ...args);
@@ -152,7 +159,9 @@ for (const proto of ["spdy", "ws"] as const) {
   clientTest(`${proto}: a client that gives up ends the command`, async (t) => {
     const { server, backend } = await echoServer(t);
     const url = server.url(command("idle 60000"));
-    const result = await stream<ExecResult>("exec", "-url", url, "-proto", proto, "-timeout", "1s");
+    const client = stream<ExecResult>("exec", "-url", url, "-proto", proto, "-timeout", "5s");
+    await until("the command runs", 5000, () => backend.running === 1);
+    const result = await client;
     t.regex(result.error, /deadline/);
     await until("the command's signal", 10_000, () => backend.aborted.length === 1);
     await until("the session's end", 10_000, () => server.load.sessions === 0);

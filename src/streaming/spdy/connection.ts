@@ -58,7 +58,7 @@ export const DEFAULT_LIMITS: SpdyLimits = {
   totalBytes: 4 << 20,
   unsentBytes: 256 * 1024,
   frameBytes: 32 * 1024,
-  probeMs: 10_000,
+  probeMs: 5000,
 };
 
 /** For a client to close the connection that it has said goodbye on. */
