@@ -2,7 +2,7 @@
 import { mkdir, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { run } from "../../src/host/run.js";
-import { busybox, containerConfig } from "../support/manifests.js";
+import { containerConfig } from "../support/manifests.js";
 import { left, snapshot } from "../support/node.js";
 import { suite } from "../support/suite.js";
 import { tool } from "../support/tools.js";
@@ -103,7 +103,7 @@ test("on a full disk a pull and a pod fail with the reason, nothing is left, and
     await run(["umount", "-l", own.stateDir], { okCodes: [0, 1, 32] });
   });
   await own.start();
-  await own.crictl.run("pull", busybox);
+  await own.warmUp();
   const before = await snapshot(own);
   const fill = join(own.stateDir, "filler");
   await run(["dd", "if=/dev/zero", `of=${fill}`, "bs=1M"], { okCodes: [1], deadlineMs: 120_000 });
