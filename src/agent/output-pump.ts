@@ -36,6 +36,8 @@ export interface OutputPumpOptions {
 export interface OutputListener {
   data(stream: StreamName, bytes: Buffer): void;
   eof?(stream: StreamName): void;
+  /** Asked after each batch: the pump, and with it the container, waits for what is answered. Must settle some time, and not reject. */
+  ready?(): Promise<void> | undefined;
 }
 
 const BATCH_BYTES = 1 << 20;
@@ -245,6 +247,7 @@ export class OutputPump {
           await this.#commit(stream);
         }
         onProgress();
+        await this.#listenersReady();
         if (!stdout.eof || !stderr.eof) continue;
         this.#complete = true;
         this.#settle();
@@ -306,6 +309,21 @@ export class OutputPump {
     if (this.#seenEof[name]) return;
     this.#seenEof[name] = true;
     for (const listener of [...this.#listeners]) this.#guard(() => listener.eof?.(name));
+  }
+
+  async #listenersReady(): Promise<void> {
+    const waits = [...this.#listeners].map((listener) => listener.ready?.()).filter((wait) => wait !== undefined);
+    if (waits.length === 0) return;
+    const { signal } = this.#stop;
+    await new Promise<void>((resolve) => {
+      const done = () => {
+        signal.removeEventListener("abort", done);
+        resolve();
+      };
+      signal.addEventListener("abort", done, { once: true });
+      if (signal.aborted) done();
+      void Promise.allSettled(waits).then(done);
+    });
   }
 
   /** A listener that throws must not stop the log. */

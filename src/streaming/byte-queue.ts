@@ -34,7 +34,7 @@ export class ByteQueue implements ByteSource {
 
   push(data: Buffer): void {
     if (data.length === 0) return;
-    if (this.#discards || this.#ended) {
+    if (this.#discards || this.#ended || this.#failure) {
       this.#onTaken(data.length);
       return;
     }

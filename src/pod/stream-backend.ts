@@ -1,0 +1,16 @@
+import { PodvmError } from "../host/errors.js";
+import type { StreamBackend } from "../streaming/session.js";
+import { attach } from "./attach.js";
+import type { PodContext } from "./context.js";
+import { execStream } from "./exec-stream.js";
+
+/** Serves the streaming room from the pods' agents. The state of pods and containers may have changed since the URL was answered. */
+export function createStreamBackend(ctx: PodContext): StreamBackend {
+  return {
+    exec: (request, io) => execStream(ctx, request, io),
+    attach: (request, io) => attach(ctx, request, io),
+    portForward: async () => {
+      throw new PodvmError("unimplemented", "PortForward is not implemented by PodVM");
+    },
+  };
+}
