@@ -1,7 +1,7 @@
 /** A pod's writable disk: the upper layers of its containers and what it keeps on no volume. It goes with the VM. */
 import { randomBytes } from "node:crypto";
 import { chown, mkdir, open, rename, rm, stat } from "node:fs/promises";
-import { errno, PodvmError } from "../host/errors.js";
+import { errno, messageOf, PodvmError } from "../host/errors.js";
 import { run } from "../host/run.js";
 
 export interface ScratchOptions {
@@ -77,6 +77,12 @@ export async function createScratch({ mkfs, dir, sizeGib, uid }: ScratchOptions)
     await rename(temporary, path);
   } catch (err) {
     await rm(temporary, { force: true });
+    if (errno(err) === "ENOSPC" || /No space left on device/.test(messageOf(err))) {
+      const wanted = `space in ${dir} for the pod's writable disk`;
+      throw new PodvmError("resource_exhausted", `wanted ${wanted}, found the file system full; free some`, {
+        cause: err,
+      });
+    }
     throw err;
   }
   return path;
