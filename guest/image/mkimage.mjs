@@ -44,6 +44,7 @@ function makeInitrd() {
   cpio.device("dev/kmsg", 1, 11, 0o600);
   cpio.file("etc/passwd", Buffer.from("root:x:0:0:root:/root:/sbin/nologin\n"));
   cpio.file("etc/group", Buffer.from("root:x:0:\n"));
+  cpio.file("etc/crun-version", Buffer.from(`crun version ${bundleManifest.tools.crun}\n`));
   cpio.file("init", agent, 0o755);
   cpio.file("bin/crun", readFileSync(join(bundle, "kernel/crun")), 0o755);
   cpio.file("lib64/ld-linux-x86-64.so.2", readFileSync(join(bundle, "lib/ld-linux-x86-64.so.2")), 0o755);
@@ -51,8 +52,14 @@ function makeInitrd() {
     cpio.file(`lib/x86_64-linux-gnu/${basename(library)}`, readFileSync(library));
   }
   for (const m of modules) cpio.file(`modules/${m.name}.ko`, m.data);
-  cpio.file("modules/order", Buffer.from(modules.map((m) => `${m.name}.ko\n`).join("")));
+  cpio.file("modules/order", listOf(modules.filter((m) => !m.later)));
+  cpio.file("modules/later", listOf(modules.filter((m) => m.later)));
   return cpio.end();
+}
+
+/** "FILE [PARAMETERS]" a line, as the agent reads it. */
+function listOf(some) {
+  return Buffer.from(some.map((m) => `${`${m.name}.ko ${m.parameters}`.trim()}\n`).join(""));
 }
 
 /** Paths in the bundle of the shared libraries that a program needs, sorted. */

@@ -6,12 +6,19 @@ import { basename, join } from "node:path";
 /** The kernel takes "-" and "_" in module names for the same. */
 const plain = (name) => name.replaceAll("-", "_");
 
-/** modules.txt → names, in order. */
+/** modules.txt → [{name, parameters, later}], in order. */
 export function readModuleList(path) {
   const lines = readFileSync(path, "utf8")
     .split("\n")
     .map((line) => line.trim());
-  return lines.filter((line) => line !== "" && !line.startsWith("#")).map(plain);
+  return lines
+    .filter((line) => line !== "" && !line.startsWith("#"))
+    .map((line) => {
+      const words = line.split(/\s+/);
+      const later = words[0] === "later";
+      const [name, ...parameters] = later ? words.slice(1) : words;
+      return { name: plain(name), parameters: parameters.join(" "), later };
+    });
 }
 
 export class ModuleTree {
@@ -34,11 +41,15 @@ export class ModuleTree {
     }
   }
 
-  /** The modules `names` and all that they need, each after its own needs: [{name, data}]. Built-in ones are left out. */
-  closure(names) {
+  /**
+   * The wanted modules and all that they need, each after its own needs: [{name, parameters, later, data}]. Built-in ones are left out; what only
+   * a later one needs is later too.
+   */
+  closure(wanted) {
     const out = [];
     const seen = new Set();
-    const visit = (name, askedBy) => {
+    const parametersOf = new Map(wanted.map(({ name, parameters }) => [name, parameters]));
+    const visit = (name, askedBy, later) => {
       if (seen.has(name) || this.#builtin.has(name)) return;
       seen.add(name);
       const path = this.#files.get(name);
@@ -46,10 +57,12 @@ export class ModuleTree {
       const data = path.endsWith(".xz")
         ? execFileSync(this.#xz, ["-dc", path], { maxBuffer: 64 << 20 })
         : readFileSync(path);
-      for (const need of needsOf(data, name)) visit(need, name);
-      out.push({ name, data: unsigned(data) });
+      for (const need of needsOf(data, name)) visit(need, name, later);
+      out.push({ name, parameters: parametersOf.get(name) ?? "", later, data: unsigned(data) });
     };
-    for (const name of names) visit(name, "modules.txt");
+    for (const { name, later } of [...wanted].sort((a, b) => Number(a.later) - Number(b.later))) {
+      visit(name, "modules.txt", later);
+    }
     return out;
   }
 }

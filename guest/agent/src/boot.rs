@@ -1,9 +1,8 @@
 //! What PID 1 does before it serves: kernel file systems, modules, and the move from the initramfs to a real root.
 
-use crate::{log, sys};
+use crate::{log, modules, sys};
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{symlink, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
@@ -31,7 +30,8 @@ pub fn boot() -> io::Result<()> {
         libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
         "",
     )?;
-    load_modules()?;
+    modules::load_first()?;
+    modules::scan_scsi();
     real_root()?;
     let quiet = libc::MS_NOSUID | libc::MS_NODEV;
     sys::mount("tmpfs", &made("/run")?, "tmpfs", quiet, "mode=0755")?;
@@ -117,26 +117,6 @@ fn exists(e: io::Error) -> io::Result<()> {
         return Ok(());
     }
     Err(e)
-}
-
-/// Loads /modules/order, one file name a line. A module that fails is logged: what needs it will say so in its turn.
-fn load_modules() -> io::Result<()> {
-    let order = match fs::read_to_string("/modules/order") {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        order => order?,
-    };
-    for name in order.lines().map(str::trim).filter(|n| !n.is_empty()) {
-        let loaded = fs::File::open(format!("/modules/{name}")).and_then(|file| {
-            let parameters = c"";
-            let result = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters.as_ptr(), 0) };
-            sys::check(result as libc::c_int).map(drop)
-        });
-        match loaded {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => log::error(format!("module {name}: {e}")),
-            _ => {}
-        }
-    }
-    fs::remove_dir_all("/modules")
 }
 
 /// Moves everything from the initramfs to a tmpfs mounted over it: pivot_root, which crun does, refuses to leave an initramfs.

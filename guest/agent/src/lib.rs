@@ -14,6 +14,7 @@ pub mod ids;
 pub mod images;
 pub mod link;
 pub mod log;
+pub mod modules;
 pub mod net;
 pub mod oom;
 pub mod pb;

@@ -6,7 +6,7 @@ use podvm_agent::container::pidns;
 use podvm_agent::link::{port, socket};
 use podvm_agent::service::Service;
 use podvm_agent::setup::{Mode, Setup};
-use podvm_agent::{boot, log, reaper, shutdown, sys};
+use podvm_agent::{boot, log, modules, reaper, shutdown, sys};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -64,6 +64,10 @@ fn run_vm() -> Result<(), String> {
             "ready {} ms after the start of the kernel",
             sys::clock_ns(libc::CLOCK_BOOTTIME) / 1_000_000
         ));
+        tokio::spawn(async {
+            tokio::time::sleep(modules::LATER).await;
+            drop(tokio::task::spawn_blocking(modules::load_later).await);
+        });
         port::run(Service::new(agent), port).await
     })
 }

@@ -12,7 +12,7 @@ use crate::pb::oci::v1::{Process, Spec};
 use crate::rootfs::Rootfs;
 use crate::tube::{Console, Tube};
 use crate::users::Identity;
-use crate::{reaper, spec, sys, users};
+use crate::{modules, reaper, spec, sys, users};
 use prost::Message;
 use std::fs;
 use std::hash::BuildHasher;
@@ -44,6 +44,9 @@ pub async fn create(agent: &Arc<Agent>, request: CreateContainerRequest) -> Resu
             "wanted at most {MOST} containers, found as many"
         )));
     }
+    if administers_network(&request) {
+        drop(tokio::task::spawn_blocking(modules::load_later).await);
+    }
     let serial = request.image.as_ref().map(|i| i.serial.clone()).unwrap_or_default();
     let lower = agent
         .images
@@ -60,6 +63,15 @@ pub async fn create(agent: &Arc<Agent>, request: CreateContainerRequest) -> Resu
             Err(status)
         }
     }
+}
+
+/// Such a container may want a bridge, a tap or a tunnel at once.
+fn administers_network(request: &CreateContainerRequest) -> bool {
+    let capabilities = request
+        .spec
+        .as_ref()
+        .and_then(|s| s.process.as_ref()?.capabilities.as_ref());
+    capabilities.is_some_and(|c| c.bounding.iter().any(|name| name == "CAP_NET_ADMIN"))
 }
 
 fn check(agent: &Agent, request: &CreateContainerRequest) -> Result<(), Status> {
