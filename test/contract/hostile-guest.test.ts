@@ -24,6 +24,7 @@ import {
   Stream,
 } from "../../src/gen/agent/v1/agent.js";
 import { busybox, containerConfig } from "../support/manifests.js";
+import { processes } from "../support/node.js";
 import { suite } from "../support/suite.js";
 import { until } from "../support/until.js";
 import { type FakeAgent, fakeAgent, helloResponse } from "../unit/agent/fake-agent.js";
@@ -368,5 +369,43 @@ test("an agent that claims to be another pod's costs its pod the VM, and no othe
   );
   t.is((await crictl.inspect(pod.id)).exitCode, 137);
   await podvm().removePod(pod.podId);
+  await unharmed(t, before);
+});
+
+test("a VMM that stalls holds up neither other pods, nor the server's start, nor its own removal", async (t) => {
+  t.timeout(300_000);
+  const { crictl } = podvm();
+  const { podId, id } = await podvm().podWith();
+  const { info } = await crictl.json<{ info: { pid: number } }>("inspectp", "-o", "json", podId);
+  process.kill(info.pid, "SIGSTOP");
+  const { stats } = await crictl.json<{ stats: { attributes: { id: string } }[] }>("stats", "-o", "json");
+  t.deepEqual(
+    stats.map(({ attributes }) => attributes.id),
+    [other.id],
+  );
+  await podvm().restart();
+  const before = state();
+  t.is((await crictl.inspectp(podId)).state, "SANDBOX_NOTREADY", "nothing is Ready that cannot be used");
+  t.is((await crictl.inspect(id)).state, "CONTAINER_EXITED");
+  await unharmed(t, before);
+  const began = Date.now();
+  await podvm().removePod(podId);
+  t.true(Date.now() - began < REMOVE_MS, `took ${Date.now() - began} ms`);
+  t.false(processes(podvm()).some(({ pid }) => pid === info.pid));
+  t.false((await crictl.pods()).some((one) => one.id === podId));
+  await unharmed(t, before);
+});
+
+test("a VMM that stalls in a pod that runs is removed in time", async (t) => {
+  t.timeout(300_000);
+  const { crictl } = podvm();
+  const { podId } = await podvm().podWith();
+  const { info } = await crictl.json<{ info: { pid: number } }>("inspectp", "-o", "json", podId);
+  process.kill(info.pid, "SIGSTOP");
+  const before = state();
+  const began = Date.now();
+  await podvm().removePod(podId);
+  t.true(Date.now() - began < REMOVE_MS, `took ${Date.now() - began} ms`);
+  t.false(processes(podvm()).some(({ pid }) => pid === info.pid));
   await unharmed(t, before);
 });
