@@ -39,11 +39,11 @@ export async function attach(ctx: PodContext, request: AttachRequest, io: Remote
   const onAbort = () => output.stop(io.signal.reason);
   io.signal.addEventListener("abort", onAbort, { once: true });
   if (io.signal.aborted) onAbort();
-  if (container.document.config.tty) void resizeTerminal(agent, container.id, "", io.resize, note);
-  const input = io.stdin ? agent.input(container.id) : undefined;
-  const sending = input && io.stdin && sendInput(io.stdin, input, container.document.config.stdinOnce);
-  sending?.catch(note); // waited for below, where there is nothing else to wait for
   try {
+    if (container.document.config.tty) void resizeTerminal(agent, container.id, "", io.resize, note);
+    const input = io.stdin ? agent.input(container.id) : undefined;
+    const sending = input && io.stdin && sendInput(io.stdin, input, container.document.config.stdinOnce);
+    sending?.catch(note); // waited for below, where there is nothing else to wait for
     if (io.stdout || io.stderr) await output.done();
     else await sending;
   } finally {

@@ -33,10 +33,12 @@ export async function execStream(ctx: PodContext, request: ExecRequest, io: Remo
   io.signal.addEventListener("abort", onAbort, { once: true });
   if (io.signal.aborted) onAbort();
   if (io.stdin) void sendInput(io.stdin, exec);
+  let started = false;
   try {
     for (;;) {
       const message = await exec.next();
-      if (message?.startedPid !== undefined) {
+      if (message?.startedPid !== undefined && !started) {
+        started = true; // whatever a guest says how often
         const note = (err: unknown) =>
           ctx.logger.debug("resize of an exec's terminal", { container: container.id, error: messageOf(err) });
         if (request.tty) void resizeTerminal(agent, container.id, execId, io.resize, note);
