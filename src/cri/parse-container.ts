@@ -8,7 +8,7 @@ import {
   SupplementalGroupsPolicy,
 } from "../gen/runtime/v1/api.js";
 import { PodvmError } from "../host/errors.js";
-import type { ContainerConfig, SecurityConfig } from "../pod/types.js";
+import type { ContainerConfig, SeccompChoice, SecurityConfig } from "../pod/types.js";
 import { absolutePath, bad, integer, list, objectName, relativePath, required, stringMap, text } from "./checks.js";
 import { parseResources } from "./parse-resources.js";
 import { parsePidMode } from "./parse-sandbox.js";
@@ -97,6 +97,7 @@ export function parseSecurity(context: LinuxContainerSecurityContext | undefined
       context?.namespaceOptions?.pid ?? NamespaceMode.POD,
     ),
     pidTarget: text("security_context.namespace_options.target_id", context?.namespaceOptions?.targetId ?? "", 64),
+    seccomp: parseSeccomp(context?.seccomp, context?.seccompProfilePath ?? ""),
   };
   if (context?.runAsUser)
     parsed.runAsUser = integer("security_context.run_as_user", context.runAsUser.value, 0, MAX_ID);
@@ -111,18 +112,26 @@ export function parseSecurity(context: LinuxContainerSecurityContext | undefined
   return parsed;
 }
 
+/** The profile, or the string that clients older than the field still send. Neither: unconfined, as CRI says. */
+function parseSeccomp(profile: SecurityProfile | undefined, old: string): SeccompChoice {
+  if (profile) {
+    if (profile.profileType === ProfileType.Unconfined) return { type: "unconfined" };
+    if (profile.profileType === ProfileType.RuntimeDefault) return { type: "default" };
+    return { type: "localhost", path: absolutePath("security_context.seccomp.localhost_ref", profile.localhostRef) };
+  }
+  if (old === "" || old === "unconfined") return { type: "unconfined" };
+  if (old === "runtime/default" || old === "docker/default") return { type: "default" };
+  if (!old.startsWith("localhost/")) {
+    throw bad("security_context.seccomp_profile_path", "runtime/default, unconfined or localhost/PATH", old);
+  }
+  return {
+    type: "localhost",
+    path: absolutePath("security_context.seccomp_profile_path", old.slice("localhost/".length)),
+  };
+}
+
 /** A confinement that was asked for and cannot be given must fail, never be dropped. */
 function refuseProfiles(context: LinuxContainerSecurityContext): void {
-  const asked = (profile: SecurityProfile | undefined) => profile && profile.profileType !== ProfileType.Unconfined;
-  if (
-    !context.privileged &&
-    (asked(context.seccomp) || (context.seccompProfilePath && context.seccompProfilePath !== "unconfined"))
-  ) {
-    throw new PodvmError(
-      "unimplemented",
-      "seccomp profiles are not built yet: use type Unconfined or leave seccompProfile out",
-    );
-  }
   if (context.apparmor?.profileType === ProfileType.Localhost || context.apparmorProfile.startsWith("localhost/")) {
     throw new PodvmError(
       "unimplemented",

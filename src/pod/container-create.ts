@@ -9,6 +9,7 @@ import type { PodContext } from "./context.js";
 import { buildSpec } from "./oci-spec.js";
 import { startPump } from "./output.js";
 import type { Pod } from "./pod.js";
+import { seccompOf } from "./seccomp.js";
 import { signalNumber } from "./signals.js";
 import {
   type ContainerConfig,
@@ -39,7 +40,7 @@ export async function createContainer(ctx: PodContext, podId: string, config: Co
   const image = ctx.images.find(config.image);
   if (!image) throw new PodvmError("not_found", `image ${config.image} is not here: pull it first`);
   const container = new Container(newDocument(pod, config, image));
-  const spec = buildSpec(pod.document.config, config, image.config); // may reject: nothing is made yet
+  const spec = buildSpec(pod.document.config, config, image.config, await seccompOf(config.security)); // may reject: nothing is made yet
   if (config.security.pidMode === "target") ctx.registry.container(config.security.pidTarget);
   ctx.registry.addContainer(container); // reserves the name
   return ctx.locks.run(`container:${container.id}`, async () => {

@@ -1,4 +1,4 @@
-import { Spec } from "../gen/oci/v1/spec.js";
+import { type Seccomp, Spec } from "../gen/oci/v1/spec.js";
 import { PodvmError } from "../host/errors.js";
 import type { ImageRunConfig } from "../image/image.js";
 import { capabilitiesOf, unknownCapability } from "./capabilities.js";
@@ -10,7 +10,7 @@ const DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
  * The OCI runtime specification of a container, without what the agent fills in: root path, user, namespaces (they depend on the pod's, which
  * only the guest has) and the sources of the "podvm:" mounts.
  */
-export function buildSpec(pod: PodConfig, config: ContainerConfig, image: ImageRunConfig): Spec {
+export function buildSpec(pod: PodConfig, config: ContainerConfig, image: ImageRunConfig, seccomp?: Seccomp): Spec {
   const { security } = config;
   const unknown = unknownCapability(security);
   if (unknown)
@@ -34,6 +34,7 @@ export function buildSpec(pod: PodConfig, config: ContainerConfig, image: ImageR
       // Its own cgroup is the root of what it sees. Network, IPC and UTS are the pod's, that is the guest's own.
       namespaces: [{ type: "cgroup" }],
       resources: { ...ociResources(config.resources), devices: deviceRules(security.privileged) },
+      seccomp,
       maskedPaths: security.privileged ? [] : security.maskedPaths,
       readonlyPaths: security.privileged ? [] : security.readonlyPaths,
     },

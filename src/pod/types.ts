@@ -120,7 +120,14 @@ export interface SecurityConfig {
   readonlyPaths: string[];
   pidMode: PidMode;
   pidTarget: string;
+  seccomp: SeccompChoice;
 }
+
+export type SeccompChoice =
+  | { type: "unconfined" }
+  | { type: "default" }
+  /** Absolute path of a file of this node. */
+  | { type: "localhost"; path: string };
 
 export type ContainerState = "creating" | "created" | "running" | "exited";
 

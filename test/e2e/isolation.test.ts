@@ -1,5 +1,6 @@
 /** Pods are machines of their own that share nothing but the network. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { busybox, containerConfig, random } from "../support/manifests.js";
 import { processes } from "../support/node.js";
 import { suite } from "../support/suite.js";
@@ -79,4 +80,23 @@ test("two pods never run as the same user", async (t) => {
   t.is(uids.size, 2);
   await podvm().removePod(first.podId);
   await podvm().removePod(second.podId);
+});
+
+test("seccomp: the default profile and one of the node filter in the guest; without a profile nothing does", async (t) => {
+  const { crictl } = podvm();
+  const { config, podId, id } = await podvm().podWith();
+  const modeOf = (container: string) => crictl.exec(container, "sh", "-c", "grep ^Seccomp: /proc/self/status");
+  t.regex(await modeOf(id), /\s0$/);
+
+  const filtered = (seccomp: object) => containerConfig({ linux: { security_context: { seccomp } } });
+  const standard = await crictl.start(podId, filtered({ profile_type: 0 }), config);
+  t.regex(await modeOf(standard), /\s2$/);
+  t.regex(await crictl.exec(standard, "sh", "-c", "unshare -U true 2>&1 || true"), /not permitted/);
+
+  const localhostRef = join(podvm().dir, "profile.json");
+  const rules = [{ names: ["chmod", "fchmodat", "fchmodat2"], action: "SCMP_ACT_ERRNO" }];
+  writeFileSync(localhostRef, JSON.stringify({ defaultAction: "SCMP_ACT_ALLOW", syscalls: rules }));
+  const own = await crictl.start(podId, filtered({ profile_type: 2, localhost_ref: localhostRef }), config);
+  t.regex(await crictl.exec(own, "sh", "-c", "chmod 700 /tmp 2>&1 || true"), /not permitted/);
+  await podvm().removePod(podId);
 });

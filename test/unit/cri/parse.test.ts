@@ -99,6 +99,17 @@ test("a container as crictl sends it", (t) => {
   t.deepEqual(parsed.security.addCapabilities, ["CAP_NET_ADMIN", "ALL"]);
 });
 
+test("seccomp: none is unconfined; the field counts before the string of old clients", (t) => {
+  const choice = (securityContext: object) => container({ linux: { securityContext } }).security.seccomp;
+  t.deepEqual(choice({}), { type: "unconfined" });
+  t.deepEqual(choice({ seccomp: { profileType: ProfileType.RuntimeDefault } }), { type: "default" });
+  t.deepEqual(choice({ seccomp: { profileType: ProfileType.Unconfined }, seccompProfilePath: "runtime/default" }), {
+    type: "unconfined",
+  });
+  t.deepEqual(choice({ seccompProfilePath: "runtime/default" }), { type: "default" });
+  t.deepEqual(choice({ seccompProfilePath: "localhost//p.json" }), { type: "localhost", path: "/p.json" });
+});
+
 const containerFaults: [string, Container, ErrorCode, RegExp][] = [
   ["no image", { image: { image: "" } }, "invalid_argument", /image/],
   ["a log path that leaves", { logPath: "../x" }, "invalid_argument", /log_path/],
@@ -126,10 +137,10 @@ const containerFaults: [string, Container, ErrorCode, RegExp][] = [
   ],
   ["a device", { devices: [{ hostPath: "/dev/sda" }] }, "unimplemented", /\/dev\/sda/],
   [
-    "a seccomp profile that could only be dropped",
-    { linux: { securityContext: { seccomp: { profileType: ProfileType.Localhost, localhostRef: "/p.json" } } } },
-    "unimplemented",
-    /seccomp/,
+    "a seccomp profile at a relative path",
+    { linux: { securityContext: { seccomp: { profileType: ProfileType.Localhost, localhostRef: "p.json" } } } },
+    "invalid_argument",
+    /localhost_ref/,
   ],
   [
     "an AppArmor profile of the host",
