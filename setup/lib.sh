@@ -41,14 +41,16 @@ lock_checkout() {
   fi
 }
 
+# identity FILE: where it really is, its size and time.
+identity() { echo "$(realpath "$1") $(stat -L -c '%s %Y' "$1")"; }
+
 # step NAME TITLE KEY OUTPUT COMMAND…
-# Runs COMMAND unless it succeeded before with the same KEY and OUTPUT is still there. Its output goes to build/log/NAME.log,
-# whose end is shown when it fails. The stamp is written after success only, by rename: an interruption leaves none.
+# Runs COMMAND unless it succeeded before with the same KEY and OUTPUT is still the file that it was then (another checkout may
+# have put its own in the place of a shared one). What it says goes to build/log/NAME.log, whose end is shown when it fails. The stamp is written after success only, by rename: an interruption leaves none.
 step() {
   local name=$1 title=$2 key=$3 output=$4 stamp=$STAMPS/$1 log=$LOGS/$1.log start=$SECONDS ticker=
   shift 4
-  if [ -e "$output" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$key" ]; then
-    STEPS_SKIPPED=$((${STEPS_SKIPPED:-0} + 1))
+  if [ -e "$output" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$key $(identity "$output")" ]; then
     return
   fi
   rm -f "$stamp"
@@ -62,7 +64,7 @@ step() {
   if "$@" >"$log" 2>&1 </dev/null; then
     [ -z "$ticker" ] || { kill "$ticker" && wait "$ticker"; } 2>/dev/null
     [ -e "$output" ] || die "$title: ended well but made no $output (log: $log)"
-    printf '%s\n' "$key" >"$stamp.tmp" && mv "$stamp.tmp" "$stamp"
+    printf '%s\n' "$key $(identity "$output")" >"$stamp.tmp" && mv "$stamp.tmp" "$stamp"
     [ -z "$ticker" ] || printf '\r'
     printf '  %-44s %4ds  done\n' "$title" $((SECONDS - start))
   else
