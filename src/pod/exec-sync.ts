@@ -1,9 +1,10 @@
-import { PodvmError } from "../host/errors.js";
+import { hasCode, PodvmError } from "../host/errors.js";
 import type { PodContext } from "./context.js";
 
 const MAX_OUTPUT = 16 << 20;
 /** Beside the command's own time: to start it, kill it, and carry up to 32 MiB of output. */
 const SLACK_MS = 60_000;
+const EXIT_MS = 2_000;
 /** CRI: 0 is "run forever"; forever is bounded by the client, whose cancellation ends the call, and by this. */
 const FOREVER_MS = 24 * 3600 * 1000;
 
@@ -25,10 +26,15 @@ export async function execSync(
   const timeoutMs = timeoutSeconds * 1000;
   const agent = await pod.agent(SLACK_MS);
   // Not repeated on a broken connection: the command may have run.
-  const result = await agent.execSync(
+  const running = agent.execSync(
     { containerId: container.id, args, timeoutMs, maxOutputBytes: MAX_OUTPUT },
     { deadlineMs: (timeoutMs || FOREVER_MS) + SLACK_MS, ...(signal && { signal }) },
   );
+  const result = await running.catch(async (err: unknown) => {
+    // It ended as the command began: crun's complaint is no error of ours. Its end may be told a moment later.
+    if (hasCode(err, "internal") && (await container.waitExit(EXIT_MS))) throw container.wrongState("running");
+    throw err;
+  });
   if (result.timedOut) {
     throw new PodvmError(
       "deadline_exceeded",
