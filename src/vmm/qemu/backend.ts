@@ -88,6 +88,7 @@ class QemuVmm implements Vmm {
     if (process) await killProcess(process);
     await (await this.#groups()).remove(spec.cgroup, budget.left());
     if (process) await waitGone(process, budget.left());
+    this.#vms.delete(spec.id); // one that was released does not tell of its end
     // The pid file goes last: until then a repeated call finds the process.
     await rm(spec.dir, { recursive: true, force: true });
     await rm(spec.runDir, { recursive: true, force: true });
