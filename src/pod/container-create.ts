@@ -1,3 +1,4 @@
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { CreateContainerRequest, PidNamespace, UserSpec } from "../gen/agent/v1/agent.js";
 import { PodvmError } from "../host/errors.js";
@@ -7,7 +8,7 @@ import type { Image } from "../image/image.js";
 import { Container } from "./container.js";
 import type { PodContext } from "./context.js";
 import { buildSpec } from "./oci-spec.js";
-import { startPump } from "./output.js";
+import { positionPath, startPump } from "./output.js";
 import type { Pod } from "./pod.js";
 import { seccompOf } from "./seccomp.js";
 import { signalNumber } from "./signals.js";
@@ -90,6 +91,7 @@ async function makeInGuest(
   undo.add("output pump", async () => {
     await container.pump?.close();
     container.pump = undefined;
+    await rm(positionPath(ctx, container.id), { force: true });
   });
   await startPump(ctx, pod, container);
   if (!pod.ready) throw pod.notReady(); // stopped meanwhile: StopPodSandbox has not seen this one

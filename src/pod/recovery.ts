@@ -5,8 +5,8 @@
  * remove it; a network record is enough to take the network down; the agent knows what became of each container while the server was away.
  * Each pod has a time limit of its own: one that does not answer must not hold up the others.
  */
-import { readdir } from "node:fs/promises";
-import { join } from "node:path";
+import { readdir, rm } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import type { ContainerInfo } from "../gen/agent/v1/agent.js";
 import { ContainerState as GuestState } from "../gen/agent/v1/agent.js";
 import { sleep, withDeadline } from "../host/deadline.js";
@@ -15,7 +15,7 @@ import type { Vm } from "../vmm/vmm.js";
 import { Container } from "./container.js";
 import { endContainer, exitOf, guestTime } from "./container-exit.js";
 import type { PodContext } from "./context.js";
-import { startPump } from "./output.js";
+import { positionPath, startPump } from "./output.js";
 import { Pod } from "./pod.js";
 import { stopLocked } from "./sandbox-stop.js";
 import { SIGKILL } from "./signals.js";
@@ -120,6 +120,24 @@ async function adopt(ctx: PodContext, pod: Pod, vm: Vm): Promise<void> {
   }
 }
 
+/** An agent that did not answer in time (a paused or overloaded guest) still has to be asked what became of its containers. */
+function compareLater(ctx: PodContext, pod: Pod): Promise<void> {
+  return tryUntilDone(
+    () => !pod.ready,
+    () => compareWithGuest(ctx, pod),
+  );
+}
+
+/** After a broken connection, when events may have been lost: as often as it takes. */
+export async function compareAgain(ctx: PodContext, pod: Pod): Promise<void> {
+  try {
+    await compareWithGuest(ctx, pod);
+  } catch (err) {
+    ctx.logger.warn("cannot compare with the guest; trying again", { err, pod: pod.id });
+    await compareLater(ctx, pod);
+  }
+}
+
 /** A log that cannot be written (disk full, folder gone) must not keep the pod from being adopted: its container blocks until it can. */
 async function pumpAgain(ctx: PodContext, pod: Pod, container: Container): Promise<void> {
   try {
@@ -131,14 +149,6 @@ async function pumpAgain(ctx: PodContext, pod: Pod, container: Container): Promi
       () => startPump(ctx, pod, container),
     );
   }
-}
-
-/** An agent that did not answer in time (a paused or overloaded guest) still has to be asked what became of its containers. */
-function compareLater(ctx: PodContext, pod: Pod): Promise<void> {
-  return tryUntilDone(
-    () => !pod.ready,
-    () => compareWithGuest(ctx, pod),
-  );
 }
 
 function isStale(ctx: PodContext, pod: Pod, container: Container): boolean {
@@ -155,8 +165,8 @@ async function tryUntilDone(over: () => boolean, work: () => Promise<void>): Pro
   }
 }
 
-/** Brings documents and guest together. Also after a broken connection, when events may have been lost. */
-export async function compareWithGuest(ctx: PodContext, pod: Pod): Promise<void> {
+/** Brings documents and guest together. */
+async function compareWithGuest(ctx: PodContext, pod: Pod): Promise<void> {
   const { containers } = await pod.call((agent) => agent.listContainers({ deadlineMs: AGENT_MS }), AGENT_MS);
   const inGuest = new Map(containers.map((info) => [info.containerId, info]));
   for (const container of ctx.registry.containersOf(pod.id)) {
@@ -164,7 +174,7 @@ export async function compareWithGuest(ctx: PodContext, pod: Pod): Promise<void>
     await compare(ctx, pod, container, inGuest.get(container.id));
   }
   for (const id of inGuest.keys()) {
-    if (ctx.registry.findContainer(id)) continue;
+    if (ctx.registry.containerOf(pod.id, id)) continue;
     ctx.logger.info("removing a container that only the guest knows", { pod: pod.id, container: id });
     await pod.call((agent) => agent.removeContainer(id, { deadlineMs: AGENT_MS }), AGENT_MS);
   }
@@ -214,7 +224,7 @@ async function markStarted(ctx: PodContext, document: ContainerDocument, info: C
   });
 }
 
-/** Removes what no document owns: networks, and folders of VMs with whatever still runs in them. */
+/** Removes what no document owns: networks, folders of VMs with whatever still runs in them, and records of logs. */
 async function sweep(ctx: PodContext): Promise<void> {
   for (const podId of await ctx.network.list()) {
     const owner = ctx.registry.findPod(podId);
@@ -229,6 +239,11 @@ async function sweep(ctx: PodContext): Promise<void> {
     if (owned.has(id)) continue;
     ctx.logger.warn("sweeping the folder of a VM that no pod owns", { id });
     await sweepVm(ctx, id);
+  }
+  const logs = dirname(positionPath(ctx, "any"));
+  for (const name of await namesIn(logs)) {
+    const known = ctx.registry.containers().some(({ id }) => positionPath(ctx, id) === join(logs, name));
+    if (!known) await rm(join(logs, name), { force: true });
   }
 }
 

@@ -4,7 +4,7 @@ import type { Vm } from "../vmm/vmm.js";
 import { endContainer, exitOf } from "./container-exit.js";
 import type { PodContext } from "./context.js";
 import type { Pod } from "./pod.js";
-import { compareWithGuest } from "./recovery.js";
+import { compareAgain } from "./recovery.js";
 import { onVmDeath } from "./vm-death.js";
 
 const DESTROY_MS = 20_000;
@@ -17,7 +17,7 @@ export function watchVm(ctx: PodContext, pod: Pod, vm: Vm, serverVersion: string
 
   const once = onePerKey((err) => logger.warn("cannot record what the guest reports", { err }));
   // Events resume by number, but a guest that dropped some must not leave a container running for ever.
-  const compare = () => once("", () => compareWithGuest(ctx, pod));
+  const compare = () => once("", () => compareAgain(ctx, pod));
   session.on("event", (event) => {
     if (event.lost) compare();
     const exit = event.exited?.exit;
