@@ -88,6 +88,8 @@ function runPart({ name, argv, read }) {
   return new Promise((resolve) => {
     const env = { ...process.env };
     delete env.CARGO_TARGET_DIR; // this checkout's own
+    env.CARGO_INCREMENTAL = "0"; // built once: neither this nor debug information is worth its time
+    env.CARGO_PROFILE_DEV_DEBUG = "0";
     env.PATH = `${env.PATH}:${bundlePrograms()}`; // zstd and the like, where the host has none
     const child = spawn(argv[0], argv.slice(1), { cwd: root, env, stdio: ["ignore", "pipe", "pipe"] });
     const file = createWriteStream(log);
