@@ -9,6 +9,8 @@ import {
   type CreateContainerRequest,
   type CreateContainerResponse,
   type DeepPartial,
+  type DialRequest,
+  type DialResponse,
   type Event,
   type ExecRequest,
   type ExecResponse,
@@ -30,6 +32,8 @@ import { PodvmError } from "../host/errors.js";
 import { fromGrpc } from "./errors.js";
 import * as limits from "./limits.js";
 import {
+  type DialStream,
+  dialStream,
   type ExecStream,
   execStream,
   type InputStream,
@@ -80,6 +84,8 @@ export interface Agent {
   output(containerId: string, stdoutOffset: bigint, stderrOffset: bigint): OutputStream;
   input(containerId: string): InputStream;
   exec(start: DeepPartial<ExecStart>): ExecStream;
+  /** A TCP connection to a port of the pod, 1 to 65535. */
+  dial(port: number): DialStream;
   /** Events after `afterSeq`, then live; ends with the iteration or the connection. */
   events(afterSeq: bigint): AsyncIterable<Event>;
   logs(afterSeq: bigint): AsyncIterable<LogRecord>;
@@ -194,6 +200,10 @@ export class GrpcAgent implements Agent {
   exec(start: DeepPartial<ExecStart>): ExecStream {
     const stream = this.#bidi<ExecRequest, ExecResponse>(AgentService.exec, limits.checkExecMessage);
     return execStream(stream, messages.ExecStart.fromPartial(start));
+  }
+
+  dial(port: number): DialStream {
+    return dialStream(this.#bidi<DialRequest, DialResponse>(AgentService.dial, limits.checkDialMessage), port);
   }
 
   events(afterSeq: bigint): AsyncIterable<Event> {

@@ -5,6 +5,7 @@
 import type {
   ContainerInfo,
   CreateContainerResponse,
+  DialResponse,
   Event,
   ExecResponse,
   ExecSyncResponse,
@@ -34,6 +35,7 @@ export const MESSAGE_BYTES: Record<string, number> = {
   Output: MAX_CHUNK_BYTES + KIB,
   ExecSync: 20 * MIB,
   Exec: MIB,
+  Dial: MAX_CHUNK_BYTES + KIB,
   Logs: 16 * KIB,
   Stats: 2 * MIB,
 };
@@ -108,6 +110,10 @@ export function checkExecSync(answer: ExecSyncResponse): void {
 
 export function checkExecMessage(message: ExecResponse): void {
   if (message.exit) checkExit(message.exit);
+}
+
+export function checkDialMessage(message: DialResponse): void {
+  if (message.eof && message.data.length > 0) wrong("an end of a connection that holds data");
 }
 
 /** Bounds only; whether the offset continues the stream is the reader's to check. */

@@ -1,6 +1,8 @@
 /** The agent's streams in the shape that their users need: batches with back-pressure, no lost errors. */
 import type { ClientDuplexStream, ClientWritableStream, ServiceError } from "@grpc/grpc-js";
 import type {
+  DialRequest,
+  DialResponse,
   ExecRequest,
   ExecResponse,
   ExecStart,
@@ -78,6 +80,31 @@ export function execStream(stream: ClientDuplexStream<ExecRequest, ExecResponse>
     write: (data) => writeSlowly(stream, { stdin: data }, what, () => reader.ended),
     closeStdin() {
       if (!reader.ended) stream.write({ closeStdin: true });
+    },
+    cancel: () => reader.cancel(),
+  };
+}
+
+export interface DialStream {
+  /** The first message says that the connection is made, later ones carry data or its end. Undefined after both directions have ended. */
+  next(): Promise<DialResponse | undefined>;
+  /** Resolves when the stream takes more. Rejects with unavailable when it has ended. */
+  write(data: Buffer): Promise<void>;
+  /** No more data in this direction; the other goes on. */
+  closeWrite(): void;
+  /** Cuts the connection. */
+  cancel(): void;
+}
+
+export function dialStream(stream: ClientDuplexStream<DialRequest, DialResponse>, port: number): DialStream {
+  const what = `Dial of port ${port}`;
+  const reader = new Reader(stream, what);
+  stream.write({ port, data: Buffer.alloc(0) });
+  return {
+    next: async () => (await reader.next(1, () => 1))?.[0],
+    write: (data) => writeSlowly(stream, { port: 0, data }, what, () => reader.ended),
+    closeWrite() {
+      if (!reader.ended) stream.end();
     },
     cancel: () => reader.cancel(),
   };

@@ -2,10 +2,10 @@ import { attachable } from "../pod/attach.js";
 import type { PodContext } from "../pod/context.js";
 import { runningContainer } from "../pod/exec-stream.js";
 import type { StreamingServer } from "../streaming/server.js";
-import { bad, list, text } from "./checks.js";
+import { bad, integer, list, text } from "./checks.js";
 import type { RuntimeHandlers } from "./handlers.js";
 
-type StreamingVerbs = Pick<RuntimeHandlers, "exec" | "attach">;
+type StreamingVerbs = Pick<RuntimeHandlers, "exec" | "attach" | "portForward">;
 
 interface Streams {
   tty: boolean;
@@ -30,6 +30,13 @@ export function streamingVerbs(pods: PodContext, streaming: Pick<StreamingServer
       const wanted = { kind: "attach", containerId: request.containerId, ...streams } as const;
       const { id } = attachable(pods, wanted);
       return { url: streaming.url({ ...wanted, containerId: id }) };
+    },
+
+    async portForward(request) {
+      const ports = list("port", request.port, 1024).map((port) => integer("port", port, 1, 65535));
+      const pod = pods.registry.pod(request.podSandboxId);
+      if (!pod.ready) throw pod.notReady();
+      return { url: streaming.url({ kind: "portforward", podId: pod.id, ports }) };
     },
   };
 }

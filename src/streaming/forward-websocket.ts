@@ -6,7 +6,7 @@ import type { WebSocket } from "ws";
 import { messageOf } from "../host/errors.js";
 import type { Logger } from "../host/log.js";
 import { FINISH_MS } from "./remote-command.js";
-import type { ForwardRequest, StreamBackend } from "./session.js";
+import type { ByteSink, ForwardRequest, StreamBackend } from "./session.js";
 import { WebSocketChannels } from "./websocket.js";
 
 export const FORWARD_WEBSOCKET_PROTOCOL = "v4.channel.k8s.io";
@@ -23,7 +23,15 @@ export async function serveForwardWebSocket(
   const channels = new WebSocketChannels(socket);
   const one = async (port: number, index: number) => {
     const source = channels.source(index * 2);
-    const sink = channels.sink(index * 2);
+    const out = channels.sink(index * 2);
+    // Neither side can tell the other that a direction has ended: the pod's end is the connection's.
+    const sink: ByteSink = {
+      write: (data) => out.write(data),
+      end: async () => {
+        await out.end();
+        source.discard();
+      },
+    };
     const announce = Buffer.from([port & 255, port >> 8]);
     try {
       await channels.send(index * 2, announce);

@@ -13,9 +13,9 @@ import { CreateContainerRequest } from "../../src/gen/agent/v1/agent.js";
 import { silentLogger } from "../../src/host/log.js";
 
 /** Programs of this machine with their libraries. */
-export function makeRoot(root: string): void {
+export function makeRoot(root: string, more: string[] = []): void {
   for (const name of ["bin", "etc", "proc", "dev", "tmp"]) mkdirSync(join(root, name), { recursive: true });
-  for (const program of ["sh", "cat", "sleep", "seq", "head"]) {
+  for (const program of ["sh", "cat", "sleep", "seq", "head", ...more]) {
     const path = [`/bin/${program}`, `/usr/bin/${program}`].find((candidate) => existsSync(candidate));
     if (!path) throw new Error(`no ${program} on this machine`);
     copyFileSync(path, join(root, "bin", program));

@@ -1,6 +1,7 @@
 //! The agent as a whole: what the calls work on.
 
 use crate::container::Table;
+use crate::dial;
 use crate::events::Events;
 use crate::exec::Execs;
 use crate::images::Images;
@@ -12,6 +13,7 @@ use std::hash::RandomState;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 pub struct Agent {
     pub setup: Setup,
@@ -24,6 +26,8 @@ pub struct Agent {
     pub images: Images,
     pub containers: Table,
     pub execs: Execs,
+    /// Connections of Dial.
+    pub dials: Arc<Semaphore>,
     pub events: Events,
     pub oom: OomWatch,
     pub crun_version: tokio::sync::OnceCell<String>,
@@ -43,6 +47,7 @@ impl Agent {
             images: Images::default(),
             containers: Table::default(),
             execs: Execs::default(),
+            dials: Arc::new(Semaphore::new(dial::MOST)),
             events: Events::default(),
             oom: OomWatch::new()?,
             crun_version: Default::default(),

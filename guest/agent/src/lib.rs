@@ -5,6 +5,7 @@ pub mod boot;
 pub mod cgroup;
 pub mod container;
 pub mod crun;
+pub mod dial;
 pub mod disk;
 pub mod events;
 pub mod exec;

@@ -7,7 +7,7 @@ use crate::container::{create, output, remove, signal, start, update};
 use crate::fail::{internal, invalid, precondition, Doing};
 use crate::pb::agent::v1::agent_server::Agent as Contract;
 use crate::pb::agent::v1::*;
-use crate::{crun, events, exec, log, sandbox, shutdown, stats, sys};
+use crate::{crun, dial, events, exec, log, sandbox, shutdown, stats, sys};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,7 +64,7 @@ impl Contract for Service {
             agent_version: env!("CARGO_PKG_VERSION").into(),
             protocol: PROTOCOL,
             instance: agent.instance.clone(),
-            features: ["output-spool", "exec-kill-tree", "oom-events", mode]
+            features: ["output-spool", "exec-kill-tree", "oom-events", "dial", mode]
                 .map(String::from)
                 .into(),
             kernel: sys::kernel_release(),
@@ -220,6 +220,15 @@ impl Contract for Service {
         let mut requests = request.into_inner();
         let start = exec::stream::first(requests.message().await?)?;
         let responses = exec::stream::exec(self.agent.clone(), start, requests).await?;
+        Ok(Response::new(ReceiverStream::new(responses)))
+    }
+
+    type DialStream = Stream<DialResponse>;
+
+    async fn dial(&self, request: Request<Streaming<DialRequest>>) -> Answer<Self::DialStream> {
+        let mut requests = request.into_inner();
+        let port = dial::first(requests.message().await?)?;
+        let responses = dial::dial(self.agent.dials.clone(), port, requests).await?;
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 

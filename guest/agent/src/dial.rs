@@ -1,0 +1,111 @@
+//! Dial: one TCP connection into the pod, the far end of port-forward.
+
+use crate::fail::{internal, invalid, precondition};
+use crate::pb::agent::v1::{DialRequest, DialResponse};
+use bytes::Bytes;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, Semaphore};
+use tonic::{Status, Streaming};
+
+/// Connections at a time.
+pub const MOST: usize = 1024;
+const PIECE: usize = 32 << 10;
+/// For loopback to take a connection: longer means that the listener's queue is full.
+const CONNECT: Duration = Duration::from_secs(10);
+
+type Sender = mpsc::Sender<Result<DialResponse, Status>>;
+
+/// The port that the first request names.
+pub fn first(request: Option<DialRequest>) -> Result<u16, Status> {
+    let request = request.ok_or_else(|| invalid("Dial: wanted a first request, found the end of the stream"))?;
+    match u16::try_from(request.port) {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(invalid(format!("port: wanted 1 to 65535, found {}", request.port))),
+    }
+}
+
+pub async fn dial(
+    slots: Arc<Semaphore>,
+    port: u16,
+    requests: Streaming<DialRequest>,
+) -> Result<mpsc::Receiver<Result<DialResponse, Status>>, Status> {
+    let slot = slots
+        .try_acquire_owned()
+        .map_err(|_| Status::resource_exhausted(format!("{MOST} connections are open already")))?;
+    let connection = connect(port).await?;
+    let (sender, receiver) = mpsc::channel(4);
+    tokio::spawn(async move {
+        let _slot = slot;
+        let result = tokio::select! {
+            result = carry(port, connection, requests, &sender) => result,
+            // Nobody listens any more.
+            () = sender.closed() => return,
+        };
+        if let Err(status) = result {
+            drop(sender.send(Err(status)).await);
+        }
+    });
+    Ok(receiver)
+}
+
+/// Servers in a pod may listen on either loopback address, or on all.
+async fn connect(port: u16) -> Result<TcpStream, Status> {
+    let mut said = Vec::new();
+    for address in [
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
+    ] {
+        match tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
+            Ok(Ok(connection)) => {
+                connection.set_nodelay(true).map_err(|e| internal("TCP_NODELAY", e))?;
+                return Ok(connection);
+            }
+            Ok(Err(e)) => said.push(format!("{address}: {e}")),
+            Err(_) => said.push(format!("{address}: no answer within {} s", CONNECT.as_secs())),
+        }
+    }
+    Err(precondition(format!(
+        "no connection to port {port}: {}",
+        said.join("; ")
+    )))
+}
+
+/// Both directions, each until its end.
+async fn carry(
+    port: u16,
+    mut connection: TcpStream,
+    mut requests: Streaming<DialRequest>,
+    sender: &Sender,
+) -> Result<(), Status> {
+    let broken = |e: std::io::Error| Status::aborted(format!("the connection to port {port} broke: {e}"));
+    let (mut read, mut write) = connection.split();
+    send(sender, Bytes::new(), false).await?;
+    let out = async {
+        let mut buffer = vec![0; PIECE];
+        loop {
+            let n = read.read(&mut buffer).await.map_err(broken)?;
+            send(sender, Bytes::copy_from_slice(&buffer[..n]), n == 0).await?;
+            if n == 0 {
+                return Ok(());
+            }
+        }
+    };
+    let into = async {
+        while let Some(request) = requests.message().await? {
+            write.write_all(&request.data).await.map_err(broken)?;
+        }
+        write.shutdown().await.map_err(broken)
+    };
+    tokio::try_join!(out, into).map(|_| ())
+}
+
+async fn send(sender: &Sender, data: Bytes, eof: bool) -> Result<(), Status> {
+    sender
+        .send(Ok(DialResponse { data, eof }))
+        .await
+        .map_err(|_| Status::cancelled("the caller has gone"))
+}
