@@ -3,6 +3,7 @@ import { access, mkdir, rm } from "node:fs/promises";
 import { type Assets, bundleTool } from "../../host/assets.js";
 import { Budget } from "../../host/budget.js";
 import { type Cgroups, checkCgroupName, openCgroups } from "../../host/cgroup.js";
+import { sleep } from "../../host/deadline.js";
 import { messageOf, PodvmError } from "../../host/errors.js";
 import { readFileIfThere } from "../../host/files.js";
 import type { Logger } from "../../host/log.js";
@@ -28,6 +29,8 @@ export interface QemuOptions {
 
 /** Time for removing what a failed start left, beyond the start's own deadline. */
 const CLEANUP_MS = 10_000;
+/** After a failed start: for the process to be gone and what it said to have arrived. */
+const LAST_WORDS_MS = 1_000;
 
 export function createQemuVmm(options: QemuOptions): Vmm {
   return new QemuVmm(options);
@@ -113,6 +116,9 @@ class QemuVmm implements Vmm {
       // A console is the guest's to write: nothing in it is QEMU's reason for anything.
       return this.#running(spec, process, qmp, console ? () => "" : stderr.text);
     } catch (err) {
+      // Its last words come by another pipe than the end of its socket, and may be later.
+      await waitGone(process, LAST_WORDS_MS).catch(() => {});
+      await sleep(LAST_WORDS_MS / 10);
       const said = stderr.text().slice(-1000);
       throw new PodvmError("internal", `QEMU did not come up: ${said || messageOf(err)}`, { cause: err });
     }
