@@ -25,10 +25,11 @@ export class StoreFiles {
   }
 
   async prepare(): Promise<void> {
-    await rm(this.tmp, { recursive: true, force: true });
     for (const folder of [this.root, this.layers, this.images, this.names, this.tmp]) {
       await mkdir(folder, { recursive: true, mode: 0o700 });
     }
+    // What is in it, not the folder itself: on a full disk, where the server must start too, it could not be made again.
+    for (const left of await readdir(this.tmp)) await rm(join(this.tmp, left), { recursive: true, force: true });
   }
 
   /** Gives `work` a folder that is gone when it has settled. */
