@@ -27,11 +27,11 @@ test(`overlapping calls, ${rounds} rounds (PODVM_STORM_SEED=${seed})`, async (t)
   await podvm().crictl.run("pull", busybox);
   await podvm().removePod((await podvm().podWith()).podId); // makes what stays: bridge, chains, folders
   const before = await snapshot(podvm());
-  const clients = connect(podvm().socket);
-  t.teardown(() => clients.close());
   const random = seeded(seed);
   for (let round = 0; round < rounds; round++) {
     const kill = round % 2 === 1;
+    const clients = connect(podvm().socket); // one that saw its server die waits before it dials again
+    t.teardown(() => clients.close());
     const weather = storm(clients, random, kill);
     if (kill) {
       await sleep(3000 + random(14_000));
