@@ -8,6 +8,7 @@
 import { randomInt } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
 import { type Clients, call, connect } from "../../src/cli/client.js";
 import { ContainerConfig, PodSandboxConfig } from "../../src/gen/runtime/v1/api.js";
 import { PodvmError } from "../../src/host/errors.js";
@@ -30,8 +31,10 @@ test(`overlapping calls, ${rounds} rounds (PODVM_STORM_SEED=${seed})`, async (t)
   const random = seeded(seed);
   for (let round = 0; round < rounds; round++) {
     const kill = round % 2 === 1;
-    const clients = connect(podvm().socket); // one that saw its server die waits before it dials again
+    const clients = connect(podvm().socket);
     t.teardown(() => clients.close());
+    // After a server's death a client waits a while before it dials again.
+    await promisify(clients.runtime.waitForReady.bind(clients.runtime))(Date.now() + 60_000);
     const weather = storm(clients, random, kill);
     if (kill) {
       await sleep(3000 + random(14_000));
