@@ -24,9 +24,11 @@ import { Metrics } from "./observe/server-metrics.js";
 import type { PodContext } from "./pod/context.js";
 import { recover } from "./pod/recovery.js";
 import { PodRegistry } from "./pod/registry.js";
+import { createStreamBackend } from "./pod/stream-backend.js";
 import { type ContainerDocument, DOCUMENT_VERSION, type PodDocument } from "./pod/types.js";
 import { UidPool } from "./pod/uid-pool.js";
 import { watchVm } from "./pod/watch.js";
+import { createStreamingServer } from "./streaming/server.js";
 import { createQemuVmm } from "./vmm/qemu/backend.js";
 import { createVmmRegistry } from "./vmm/registry.js";
 import { createScratch } from "./volume/scratch.js";
@@ -103,9 +105,10 @@ export async function serve({ config, configPath }: ServeOptions): Promise<void>
     images: images.list().length,
   }));
 
+  const streaming = createStreamingServer({ backend: createStreamBackend(pods), logger });
   let ready = false;
   const server = createCriServer({
-    runtime: runtimeHandlers(pods, {
+    runtime: runtimeHandlers(pods, streaming, {
       version: podvmVersion(),
       handlers: backends.handlers(),
       verbose: async () => ({ version: podvmVersion(), assets, vmm, config }),
@@ -122,6 +125,7 @@ export async function serve({ config, configPath }: ServeOptions): Promise<void>
   await server.listen();
   const notifier = createNotifier(logger);
   try {
+    await streaming.listen();
     await images.open();
     await network.open();
     await recover(pods);
@@ -134,6 +138,7 @@ export async function serve({ config, configPath }: ServeOptions): Promise<void>
   } finally {
     ready = false;
     await server.close(CLOSE_MS);
+    await streaming.close();
     await letGo(pods);
     network.close();
     metrics.close();

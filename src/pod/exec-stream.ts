@@ -44,7 +44,8 @@ export async function execStream(ctx: PodContext, request: ExecRequest, io: Remo
         if (request.tty) void resizeTerminal(agent, container.id, execId, io.resize, note);
       }
       if (message?.stdout) await io.stdout?.write(message.stdout);
-      if (message?.stderr) await io.stderr?.write(message.stderr);
+      // With a terminal there is only what the agent itself says, such as why the command cannot be run.
+      if (message?.stderr) await (request.tty ? io.stdout : io.stderr)?.write(message.stderr);
       if (message?.exit) return message.exit.exitCode;
       if (!message) throw new PodvmError("internal", `exec in ${container.id}: the guest told no exit code`);
     }

@@ -91,6 +91,9 @@ async function forward(
     await backend.portForward(podId, port, { source: data.source, sink: data, signal: data.signal });
   } catch (err) {
     logger.debug("streaming: a forwarded connection failed", { port, error: messageOf(err) });
+    // Not when the client has reset the data: client-go does so with every connection that the pod has closed, and takes any message for
+    // the end of all of them.
+    if (data.signal.aborted) return error.end();
     const message = `error forwarding port ${port} to pod ${podId}: ${messageOf(err)}`.slice(0, 4096);
     await error.write(Buffer.from(message)).catch(() => {}); // the client has given up already
   }

@@ -8,6 +8,7 @@ import test, { type ExecutionContext } from "ava";
 import type { Agent } from "../../src/agent/client.js";
 import { connectAgent } from "../../src/agent/link.js";
 import { OutputPump } from "../../src/agent/output-pump.js";
+import { Mount as OciMount } from "../../src/gen/oci/v1/spec.js";
 import { silentLogger } from "../../src/host/log.js";
 import { run } from "../../src/host/run.js";
 import type { PodContext } from "../../src/pod/context.js";
@@ -61,7 +62,12 @@ test.before(async () => {
   const context = { registry, logger: silentLogger } as unknown as PodContext;
   server = createStreamingServer({ backend: createStreamBackend(context), logger: silentLogger });
   await server.listen();
-  await agent.createContainer(containerRequest("c1", `dir:${join(dir, "image")}`, "sleep 1000"));
+  const request = containerRequest("c1", `dir:${join(dir, "image")}`, "sleep 1000");
+  const terminals = ["newinstance", "ptmxmode=0666", "mode=0620"];
+  request.spec?.mounts.push(
+    OciMount.fromPartial({ source: "devpts", type: "devpts", destination: "/dev/pts", options: terminals }),
+  );
+  await agent.createContainer(request);
   await agent.startContainer("c1");
 });
 

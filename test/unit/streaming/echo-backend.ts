@@ -28,12 +28,14 @@ export class EchoBackend implements StreamBackend {
     await this.#counted(io.signal, () => this.#command(["cat"], io));
   }
 
-  /** Port 7 echoes, 9 takes nothing, 13 says "hello" at once and ends, 19 sends until nobody wants more; others refuse. */
+  /** Port 7 echoes, 9 takes nothing until it is cut, 13 says "hello" at once and ends, 19 sends until nobody wants more; others refuse. */
   async portForward(_podId: string, port: number, io: ForwardIo): Promise<void> {
     await this.#counted(io.signal, async () => {
       if (port === 7) for await (const data of io.source) await io.sink.write(data);
-      else if (port === 9) await untilAborted(io.signal);
-      else if (port === 13) await io.sink.write(Buffer.from("hello"));
+      else if (port === 9) {
+        await untilAborted(io.signal);
+        throw new PodvmError("cancelled", "cut by the client");
+      } else if (port === 13) await io.sink.write(Buffer.from("hello"));
       else if (port === 19) for (;;) await this.#write(io.sink, Buffer.alloc(PIECE));
       else throw new PodvmError("unavailable", `nothing listens on port ${port}`);
     });

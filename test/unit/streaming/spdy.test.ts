@@ -1,7 +1,7 @@
 import test, { type ExecutionContext } from "ava";
 import type { StreamingServer } from "../../../src/streaming/server.js";
 import type { ExecRequest } from "../../../src/streaming/session.js";
-import { control, FrameType, ping, windowUpdate } from "../../../src/streaming/spdy/frames.js";
+import { control, FrameType, ping, rstStream, windowUpdate } from "../../../src/streaming/spdy/frames.js";
 import { until } from "../../support/until.js";
 import { command, type EchoBackend, echoServer } from "./echo-backend.js";
 import { BlockWriter, dataFrame, SpdyClient, synStream } from "./spdy-client.js";
@@ -182,6 +182,27 @@ test("streams that are not wanted are refused, and the session waits for those t
   const { error = 0 } = s.ids;
   await until("the outcome all the same", 5000, () => s.client.ended.has(error));
   t.pass();
+});
+
+test("forwarded connections: one that the client resets is no error, one that fails says why, the others go on", async (t) => {
+  const { server } = await echoServer(t);
+  const headers = { "X-Stream-Protocol-Version": "portforward.k8s.io" };
+  const { client } = await SpdyClient.connect(server.url({ kind: "portforward", podId: "p1", ports: [] }), headers);
+  t.teardown(() => client.socket.destroy());
+  const pair = async (port: number, requestid: string) => {
+    const error = await client.open({ streamtype: "error", port: String(port), requestid });
+    const data = await client.open({ streamtype: "data", port: String(port), requestid });
+    return { error, data };
+  };
+  const [lasting, cut, refused] = [await pair(7, "1"), await pair(9, "2"), await pair(81, "3")];
+  client.socket.write(rstStream(cut.data, 5));
+  await until("the errors' ends", 5000, () => client.ended.has(cut.error) && client.ended.has(refused.error));
+  t.is(client.text(cut.error), "");
+  t.regex(client.text(refused.error), /nothing listens on port 81/);
+  client.socket.write(dataFrame(lasting.data, "still here", true));
+  await until("the other's end", 5000, () => client.ended.has(lasting.data) && client.ended.has(lasting.error));
+  t.is(client.text(lasting.data), "still here");
+  t.is(client.text(lasting.error), "");
 });
 
 const block = new BlockWriter().block({ streamtype: "error" });
