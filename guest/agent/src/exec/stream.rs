@@ -156,10 +156,18 @@ async fn send(sender: &Sender, kind: Out) -> Result<(), Status> {
 async fn forward(tube: &Tube, sender: &Sender, kind: fn(Bytes) -> Out) -> Result<(), Status> {
     let mut buffer = vec![0; PIECE];
     loop {
-        match tube.read(&mut buffer).await {
-            Ok(n) if n > 0 => send(sender, kind(Bytes::copy_from_slice(&buffer[..n]))).await?,
+        let mut n = match tube.read(&mut buffer).await {
+            Ok(n) if n > 0 => n,
             _ => return Ok(()),
+        };
+        // Whatever else is there: a program that writes little at a time would else cost a message each.
+        while n < PIECE {
+            match tube.try_read(&mut buffer[n..]) {
+                Ok(Some(more)) if more > 0 => n += more,
+                _ => break,
+            }
         }
+        send(sender, kind(Bytes::copy_from_slice(&buffer[..n]))).await?;
     }
 }
 
