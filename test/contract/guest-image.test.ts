@@ -55,10 +55,10 @@ test("it boots by PVH to its first process, which can load every module and run 
     manifest.modules.map((name) => `module ${name}.ko 0`),
   );
   for (const name of ["erofs", "overlay", "ext4", "fuse", "tmpfs", "cgroup2", "devtmpfs"]) {
-    t.true(lines.includes(`filesystem ${name}`), name);
+    t.true(lines.includes(`filesystem ${name}`), `${name} in: ${said}`);
   }
   for (const name of ["virtio_blk", "virtio_net", "virtio_scsi", "virtio_console", "virtio_balloon", "virtio_rng"]) {
-    t.true(lines.includes(`driver ${name}`), name);
+    t.true(lines.includes(`driver ${name}`), `${name} in: ${said}`);
   }
 });
 
