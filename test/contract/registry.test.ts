@@ -719,10 +719,11 @@ test("a store killed in the middle of a pull opens clean, and what was there is 
     const child = spawn(process.execPath, [program, stateDir, `${registry.host}/${image.repository}:1`], {
       stdio: ["ignore", "pipe", "inherit"],
     });
+    const closed = once(child, "close"); // it may be done before it is killed
     await once(child.stdout, "data"); // it has opened the store
     await new Promise((resolve) => setTimeout(resolve, round * 60));
     child.kill("SIGKILL");
-    await once(child, "close");
+    await closed;
     const { store, files } = await newStore(t, { stateDir });
     t.truthy(store.find(kept.configDigest));
     await t.notThrowsAsync(store.device(kept.configDigest));
