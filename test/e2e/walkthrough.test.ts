@@ -2,6 +2,7 @@
 import { release } from "node:os";
 import { busybox, containerConfig, type PodConfig } from "../support/manifests.js";
 import { suite } from "../support/suite.js";
+import { until } from "../support/until.js";
 
 const { test, podvm } = suite();
 let config: PodConfig;
@@ -159,9 +160,12 @@ test("stop asks first, and the exit code is the container's own", async (t) => {
 test("stop kills what does not listen", async (t) => {
   const deaf = await podvm().crictl.start(
     pod,
-    containerConfig({ command: ["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"] }),
+    containerConfig({ command: ["sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.1; done"] }),
     config,
   );
+  await until("it does not listen any more", 30_000, async () => {
+    return (await podvm().crictl.run("logs", deaf)).includes("deaf");
+  });
   await podvm().crictl.run("stop", "--timeout", "1", deaf);
   t.is((await podvm().crictl.inspect(deaf)).exitCode, 137);
   await podvm().crictl.run("rm", deaf);
