@@ -100,11 +100,15 @@ async function built(agent: string, assets?: string): Promise<string> {
 
 /** What the guest says on its serial port until it powers off. QEMU gets no environment, only the bundle's path. */
 async function booted(t: ExecutionContext, image: string, cmdline: string): Promise<string> {
-  const { stdout, stderr } = await run(
+  // A file, not a pipe: QEMU's serial port drops what a slow reader does not take.
+  const folder = await mkdtemp(join(tmpdir(), "podvm-console-"));
+  t.teardown(() => rm(folder, { recursive: true, force: true }));
+  const console = join(folder, "console");
+  const { stderr } = await run(
     [
       `${bundle}/bin/qemu-system-x86_64`,
       ...["-L", `${bundle}/share/qemu`, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"],
-      ...["-M", "pc,hpet=off", "-accel", "tcg", "-cpu", "max", "-m", "256", "-serial", "stdio"],
+      ...["-M", "pc,hpet=off", "-accel", "tcg", "-cpu", "max", "-m", "256", "-serial", `file:${console}`],
       ...[
         "-device",
         "virtio-serial-pci",
@@ -120,5 +124,5 @@ async function booted(t: ExecutionContext, image: string, cmdline: string): Prom
     { env: {}, deadlineMs: 100_000 },
   );
   t.is(stderr, "", "QEMU has nothing to complain of");
-  return stdout;
+  return readFileSync(console, "utf8");
 }
