@@ -13,8 +13,10 @@ import { sayHello } from "../../src/agent/hello.js";
 import { connectAgent } from "../../src/agent/link.js";
 import { OutputPump } from "../../src/agent/output-pump.js";
 import { type Event, type ExecResponse, Stream } from "../../src/gen/agent/v1/agent.js";
+import { sleep } from "../../src/host/deadline.js";
 import type { PodvmError } from "../../src/host/errors.js";
 import { silentLogger } from "../../src/host/log.js";
+import { endChild } from "../support/child.js";
 import { containerRequest, makeRoot, session, torture, written } from "./agent-host.js";
 
 function agentBinary(): string | undefined {
@@ -56,20 +58,9 @@ test.before(async () => {
 });
 
 test.after.always(async () => {
-  const child = agentProcess;
-  if (child && child.exitCode === null) {
-    const gone = new Promise((resolve) => child.once("exit", resolve));
-    child.kill("SIGTERM");
-    const timer = setTimeout(() => child.kill("SIGKILL"), 15_000);
-    await gone;
-    clearTimeout(timer);
-  }
+  await endChild(agentProcess);
   rmSync(dir, { recursive: true, force: true });
 });
-
-function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}
 
 function connect(path = socket): Promise<Agent> {
   return connectAgent({ path }, { deadlineMs: 30_000, logger: silentLogger });

@@ -14,6 +14,7 @@ import { run } from "../../src/host/run.js";
 import type { PodContext } from "../../src/pod/context.js";
 import { createStreamBackend } from "../../src/pod/stream-backend.js";
 import { createStreamingServer, type StreamingServer } from "../../src/streaming/server.js";
+import { endChild } from "../support/child.js";
 import { projectRoot, toolIfThere } from "../support/tools.js";
 import { until } from "../support/until.js";
 import { command } from "../unit/streaming/echo-backend.js";
@@ -75,14 +76,7 @@ test.after.always(async () => {
   await server?.close();
   for (const pump of pumps.values()) await pump.close();
   agent?.close();
-  const child = agentProcess;
-  if (child && child.exitCode === null) {
-    const gone = new Promise((resolve) => child.once("exit", resolve));
-    child.kill("SIGTERM");
-    const timer = setTimeout(() => child.kill("SIGKILL"), 15_000);
-    await gone;
-    clearTimeout(timer);
-  }
+  await endChild(agentProcess);
   rmSync(dir, { recursive: true, force: true });
 });
 
