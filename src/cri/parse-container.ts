@@ -10,6 +10,7 @@ import {
 import { PodvmError } from "../host/errors.js";
 import type { ContainerConfig, SeccompChoice, SecurityConfig } from "../pod/types.js";
 import { absolutePath, bad, integer, list, objectName, relativePath, required, stringMap, text } from "./checks.js";
+import { parseDevices, parseMounts } from "./parse-mounts.js";
 import { parseResources } from "./parse-resources.js";
 import { parsePidMode } from "./parse-sandbox.js";
 
@@ -18,7 +19,8 @@ const MAX_ID = 2 ** 31 - 1;
 /** CRI's ContainerConfig as the domain's type; what is malformed or not given is rejected by name. */
 export function parseContainer(config: CriContainerConfig | undefined): ContainerConfig {
   if (!config?.metadata) throw bad("config.metadata", "a name and an attempt", "none");
-  refuseMountsAndDevices(config);
+  const cdi = config.CDIDevices[0];
+  if (cdi) throw new PodvmError("unimplemented", `config.CDI_devices: ${cdi.name}: CDI devices are not supported`);
   return {
     name: objectName("config.metadata.name", config.metadata.name),
     attempt: config.metadata.attempt,
@@ -37,26 +39,9 @@ export function parseContainer(config: CriContainerConfig | undefined): Containe
     stopSignal: parseSignal(config.stopSignal),
     resources: parseResources("config.linux.resources", config.linux?.resources),
     security: parseSecurity(config.linux?.securityContext),
+    mounts: parseMounts(config.mounts),
+    devices: parseDevices(config.devices),
   };
-}
-
-function refuseMountsAndDevices(config: CriContainerConfig): void {
-  const mount = config.mounts[0];
-  if (mount) {
-    throw new PodvmError(
-      "unimplemented",
-      `config.mounts: volumes are not built yet, so ${mount.hostPath || mount.image?.image || "the volume"} cannot be mounted at ${mount.containerPath}`,
-    );
-  }
-  const device = config.devices[0];
-  if (device) {
-    throw new PodvmError(
-      "unimplemented",
-      `config.devices: a device of the host (${device.hostPath}) cannot be given to a container in a VM`,
-    );
-  }
-  const cdi = config.CDIDevices[0];
-  if (cdi) throw new PodvmError("unimplemented", `config.CDI_devices: ${cdi.name}: CDI devices are not supported`);
 }
 
 function parseEnv(key: string, value: Buffer): { key: string; value: string } {

@@ -38,6 +38,7 @@ const PID_NAMESPACES: Record<PidMode, PidNamespace> = {
 export async function createContainer(ctx: PodContext, podId: string, config: ContainerConfig): Promise<Container> {
   const pod = ctx.registry.pod(podId);
   if (!pod.ready || !pod.vm) throw pod.notReady();
+  refuseVolumes(config);
   const image = ctx.images.find(config.image);
   if (!image) throw new PodvmError("not_found", `image ${config.image} is not here: pull it first`);
   const container = new Container(newDocument(pod, config, image));
@@ -98,6 +99,12 @@ async function makeInGuest(
   document.user = { uid: made.uid, gid: made.gid, groups: made.groups };
   document.state = "created";
   await ctx.containerDocuments.put(document);
+}
+
+function refuseVolumes(config: ContainerConfig): void {
+  const refused = config.mounts[0]?.containerPath ?? config.devices[0]?.containerPath;
+  if (refused)
+    throw new PodvmError("unimplemented", `volumes and devices are not built yet: ${refused} cannot be given`);
 }
 
 function vmOf(pod: Pod) {

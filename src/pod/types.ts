@@ -102,6 +102,31 @@ export interface ContainerConfig {
   stopSignal: string;
   resources: Resources;
   security: SecurityConfig;
+  mounts: MountConfig[];
+  devices: DeviceConfig[];
+}
+
+export type Propagation = "private" | "hostToContainer" | "bidirectional";
+
+/** A CRI Mount, checked. Exactly one of hostPath and image is set. */
+export interface MountConfig {
+  /** Absolute. */
+  containerPath: string;
+  /** Absolute, as the client wrote it; symbolic links are followed when the container is made. */
+  hostPath: string;
+  /** An image's content instead of a path of the host. */
+  image?: { reference: string; subPath: string };
+  readonly: boolean;
+  recursiveReadonly: boolean;
+  propagation: Propagation;
+}
+
+/** A CRI Device, checked. */
+export interface DeviceConfig {
+  hostPath: string;
+  containerPath: string;
+  /** Of "rwm". */
+  permissions: string;
 }
 
 export interface SecurityConfig {

@@ -102,6 +102,11 @@ export interface Vm {
   /** Idempotent by serial. The device may appear in the guest a little later (the agent waits for it). */
   attachBlock(disk: DiskSpec, deadlineMs: number): Promise<void>;
   detachBlock(serial: string, deadlineMs: number): Promise<void>;
+  /**
+   * The second byte stream into the guest, for the FUSE relay: made on the first call, then the same. Answers the unix socket on which the
+   * VMM listens, one connection at a time, also again after one has ended.
+   */
+  openSharePort(deadlineMs: number): Promise<string>;
   pause(): Promise<void>;
   resume(): Promise<void>;
   hostCost(): Promise<HostCost>;

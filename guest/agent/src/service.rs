@@ -232,6 +232,28 @@ impl Contract for Service {
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 
+    async fn put_volume(&self, _: Request<PutVolumeRequest>) -> Answer<PutVolumeResponse> {
+        Err(Status::unimplemented("PutVolume"))
+    }
+
+    async fn sync_volume(&self, _: Request<Streaming<SyncVolumeRequest>>) -> Answer<SyncVolumeResponse> {
+        Err(Status::unimplemented("SyncVolume"))
+    }
+
+    async fn read_volume(&self, _: Request<ReadVolumeRequest>) -> Answer<ReadVolumeResponse> {
+        Err(Status::unimplemented("ReadVolume"))
+    }
+
+    async fn remove_volume(&self, _: Request<RemoveVolumeRequest>) -> Answer<RemoveVolumeResponse> {
+        Err(Status::unimplemented("RemoveVolume"))
+    }
+
+    type AcceptSocketStream = Stream<DialResponse>;
+
+    async fn accept_socket(&self, _: Request<Streaming<AcceptSocketRequest>>) -> Answer<Self::AcceptSocketStream> {
+        Err(Status::unimplemented("AcceptSocket"))
+    }
+
     type EventsStream = Stream<Event>;
 
     async fn events(&self, request: Request<EventsRequest>) -> Answer<Self::EventsStream> {

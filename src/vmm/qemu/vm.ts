@@ -143,6 +143,10 @@ export class QemuVm implements Vm {
     throw new PodvmError("resource_exhausted", `the VM has ${LAST_LUN} disks already`);
   }
 
+  async openSharePort(): Promise<string> {
+    throw new PodvmError("unimplemented", "QEMU: the port of the FUSE relay is not built yet");
+  }
+
   async #detach(serial: string, deadlineMs: number): Promise<void> {
     checkSerial(serial);
     const end = performance.now() + deadlineMs;

@@ -130,12 +130,23 @@ const containerFaults: [string, Container, ErrorCode, RegExp][] = [
     /capabilities/,
   ],
   [
-    "a volume",
-    { mounts: [{ hostPath: "/etc", containerPath: "/x" }] },
-    "unimplemented",
-    /\/etc cannot be mounted at \/x/,
+    "a mount of nothing",
+    { mounts: [{ containerPath: "/x" }] },
+    "invalid_argument",
+    /host_path or image, found "neither"/,
   ],
-  ["a device", { devices: [{ hostPath: "/dev/sda" }] }, "unimplemented", /\/dev\/sda/],
+  [
+    "a recursive read-only mount that is writable",
+    { mounts: [{ hostPath: "/etc", containerPath: "/x", recursiveReadOnly: true }] },
+    "invalid_argument",
+    /readonly beside it/,
+  ],
+  [
+    "a device without permissions",
+    { devices: [{ hostPath: "/dev/sda", containerPath: "/dev/sda" }] },
+    "invalid_argument",
+    /permissions/,
+  ],
   [
     "a seccomp profile at a relative path",
     { linux: { securityContext: { seccomp: { profileType: ProfileType.Localhost, localhostRef: "p.json" } } } },
