@@ -1,7 +1,7 @@
 # Every target can be interrupted and started again: what is done is kept, what was half done is begun anew.
 SHELL := /bin/bash
 
-.PHONY: help run setup build test test-setup lint fmt bundle-update clean
+.PHONY: help run setup build test test-setup critest lint fmt bundle-update clean
 
 help: ## this list
 	@echo "PodVM: a Kubernetes CRI server whose pod sandboxes are virtual machines"
@@ -21,6 +21,9 @@ test: ## set up, then lint, unit, contract and end-to-end tests
 
 test-setup: ## what only the tests need: crictl, registry, busybox
 	@test/setup/setup.sh
+
+critest: ## critest v1.36 against a server of its own: every spec, serially, in parallel, over WebSocket
+	@critest-config/run.sh
 
 lint: ## biome, cargo fmt, clippy
 	@setup/setup.sh build && node test/run.mjs lint

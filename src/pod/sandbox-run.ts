@@ -7,6 +7,7 @@ import { UndoStack } from "../host/undo.js";
 import type { PodNetwork } from "../network/network.js";
 import type { Vmm, VmSpec } from "../vmm/vmm.js";
 import type { PodContext } from "./context.js";
+import { podHostname } from "./hostname.js";
 import { Pod } from "./pod.js";
 import { sizeOf } from "./sizing.js";
 import { DOCUMENT_VERSION, nowNs, type PodConfig, type PodDocument } from "./types.js";
@@ -137,7 +138,7 @@ async function giveUp(ctx: PodContext, pod: Pod, undo: UndoStack, err: unknown):
 
 function sandboxRequest(document: PodDocument, network: PodNetwork): ConfigureSandboxRequest {
   const { config } = document;
-  const hostname = config.hostname || config.name;
+  const hostname = podHostname(config);
   return {
     podId: document.id,
     hostname,

@@ -99,7 +99,8 @@ export function makeCgroup(name: string): void {
   for (const root of cgroupRoots()) mkdirSync(join(root, name), { recursive: true });
 }
 
-function cgroups(owner: Pick<Owner, "tag">): string[] {
+/** Those with the tag in their name, and those of pods that asked for no parent. */
+function cgroups(owner: Pick<Owner, "tag" | "crictl">): string[] {
   const found: string[] = [];
   const walk = (folder: string) => {
     found.push(folder);
@@ -108,6 +109,10 @@ function cgroups(owner: Pick<Owner, "tag">): string[] {
   for (const root of cgroupRoots()) {
     for (const entry of safeList(root))
       if (entry.isDirectory() && entry.name.includes(owner.tag)) walk(join(root, entry.name));
+    for (const id of owner.crictl.podIds) {
+      const own = join(root, "podvm", `podvm-${id.slice(0, 20)}`);
+      if (existsSync(own)) walk(own);
+    }
   }
   return found.sort();
 }

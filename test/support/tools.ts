@@ -30,20 +30,35 @@ export function toolIfThere(name: Tool): string | undefined {
 
 let known: Map<string, string> | undefined;
 
-export type Tool = "crictl" | "stream-client" | "docker-registry" | "busybox" | "assets";
+export type Tool =
+  | "crictl"
+  | "stream-client"
+  | "docker-registry"
+  | "busybox"
+  | "assets"
+  | "critest"
+  | "ginkgo"
+  | "critest-images";
 
-/** Absolute path of a test tool. "busybox" is a folder that is to be the root of an image; "assets" holds runtime bundle, guest image, launcher. */
+/**
+ * Absolute path of a test tool. "busybox" is a folder that is to be the root of an image; "assets" holds runtime bundle, guest image, launcher;
+ * "critest-images" holds what critest-config/build-images.sh made.
+ */
 export function tool(name: Tool): string {
   const file = join(projectRoot, "build/test-tools.env");
   if (!known) {
     if (!existsSync(file)) throw new Error(`the test tools are not set up (no ${file}): run make test-setup`);
     known = new Map();
-    for (const line of readFileSync(file, "utf8").split("\n")) {
-      const at = line.indexOf("=");
-      if (at > 0) known.set(line.slice(0, at), line.slice(at + 1));
+    for (const one of [file, join(projectRoot, "build/critest-tools.env")]) {
+      if (!existsSync(one)) continue; // the second: critest-config/setup.sh
+      for (const line of readFileSync(one, "utf8").split("\n")) {
+        const at = line.indexOf("=");
+        if (at > 0) known.set(line.slice(0, at), line.slice(at + 1));
+      }
     }
   }
   const path = known.get(name);
-  if (!path) throw new Error(`${file} does not name ${name}: run make test-setup again`);
+  if (!path)
+    throw new Error(`${file} does not name ${name}: run make test-setup (for critest: critest-config/setup.sh) again`);
   return path;
 }

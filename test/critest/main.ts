@@ -1,0 +1,81 @@
+/**
+ * `make critest`: critest v1.36 against a server of its own, with a table per group.
+ *
+ * usage: main.js [--tap] [--focus REGEX] [--skip REGEX] [--parallel N] [--only serial,parallel,websocket] [--out FOLDER]
+ * --tap says "ok N - TITLE" for each spec (test/run.mjs reads it). Exit code: the number of failures, at most 100.
+ */
+import { readFileSync } from "node:fs";
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { left, snapshot } from "../support/node.js";
+import { Podvm } from "../support/podvm.js";
+import { projectRoot } from "../support/tools.js";
+import { CritestImages, defaultImage } from "./images.js";
+import { localCritest, type Run, runCritest } from "./run.js";
+import { details, slowest, table, times } from "./table.js";
+import { tapLines } from "./tap.js";
+
+const { values: options } = parseArgs({
+  options: {
+    tap: { type: "boolean", default: false },
+    focus: { type: "string", default: process.env.FOCUS ?? "" },
+    skip: { type: "string", default: process.env.SKIP ?? "" },
+    parallel: { type: "string", default: process.env.PARALLEL ?? "3" },
+    only: { type: "string", default: process.env.ONLY ?? "serial,parallel,websocket" },
+    out: { type: "string", default: join(projectRoot, "build/critest") },
+  },
+});
+const parallel = Number(options.parallel);
+if (!Number.isInteger(parallel) || parallel < 1 || parallel > 16) throw new Error("--parallel: wanted 1 to 16");
+const wanted = options.only.split(",");
+const say = (text: string) => console.log(options.tap ? text.replaceAll(/^/gm, "# ") : text);
+
+const websocketFlags = ["-websocket-exec", "-websocket-attach", "-websocket-portforward"];
+const kinds = {
+  serial: {},
+  parallel: { parallel },
+  websocket: { args: websocketFlags, focus: "Streaming" },
+};
+
+const images = await CritestImages.served();
+const podvm = new Podvm({ mirror: images.url });
+const runs: Run[] = [];
+let leaked = "";
+try {
+  await mkdir(options.out, { recursive: true });
+  await podvm.prepare();
+  await podvm.start();
+  const critest = await localCritest(podvm.dir, images.digestImage);
+  await podvm.crictl.run("pull", defaultImage);
+  const { podId } = await podvm.podWith({ image: defaultImage });
+  await podvm.removePod(podId);
+  const before = await snapshot(podvm);
+  for (const [name, kind] of Object.entries(kinds)) {
+    if (!wanted.includes(name)) continue;
+    const focus = [options.focus, "focus" in kind ? kind.focus : ""].filter(Boolean).join(".*");
+    say(`critest ${name}${name === "parallel" ? `, ${parallel} at a time` : ""} …`);
+    const shared = { podvm, critest, out: options.out, skip: options.skip, deadlineMs: 3_600_000 };
+    const run = await runCritest({ ...shared, ...kind, name, focus });
+    runs.push(run);
+    say(`${table(run)}\n${details(run)}\n  slowest:\n${slowest(run)}\n${times(run)}`);
+  }
+  for (const id of podIds(podvm.serverLog)) podvm.crictl.podIds.add(id);
+  const remains = left(before, await snapshot(podvm));
+  leaked = Object.keys(remains).length > 0 ? JSON.stringify(remains, undefined, 2) : "";
+  if (leaked) say(`left behind on the node:\n${leaked}`);
+  await writeFile(join(options.out, "results.json"), JSON.stringify({ runs, leaked }, undefined, 1));
+} finally {
+  if (process.env.KEEP_LOG) await writeFile(join(options.out, "server.log"), podvm.logTail(1_000_000));
+  await podvm.destroy();
+  await images.close();
+}
+
+/** Of all pods that the server was ever asked about, so that their namespaces and cgroups can be looked for. */
+function podIds(log: string): string[] {
+  return [...new Set(readFileSync(log, "utf8").match(/(?<=podSandboxId=)[0-9a-f]{64}/g) ?? [])];
+}
+
+if (options.tap) for (const line of tapLines(runs, leaked)) console.log(line);
+const failures = runs.flatMap((run) => run.specs.filter((spec) => spec.state === "failed")).length;
+process.exitCode = Math.min(100, failures + runs.flatMap((run) => run.suiteFailures).length + (leaked ? 1 : 0));
