@@ -11,6 +11,7 @@ import { parseArgs } from "node:util";
 import { left, snapshot } from "../support/node.js";
 import { Podvm } from "../support/podvm.js";
 import { projectRoot } from "../support/tools.js";
+import { callTable, callTimes, since } from "./calls.js";
 import { CritestImages, defaultImage } from "./images.js";
 import { localCritest, type Run, runCritest } from "./run.js";
 import { details, slowest, table, times } from "./table.js";
@@ -56,9 +57,13 @@ try {
     const focus = [options.focus, "focus" in kind ? kind.focus : ""].filter(Boolean).join(".*");
     say(`critest ${name}${name === "parallel" ? `, ${parallel} at a time` : ""} …`);
     const shared = { podvm, critest, out: options.out, skip: options.skip, deadlineMs: 3_600_000 };
+    const earlier = await calls();
     const run = await runCritest({ ...shared, ...kind, name, focus });
     runs.push(run);
-    say(`${table(run)}\n${details(run)}\n  slowest:\n${slowest(run)}\n${times(run)}`);
+    const spent = since(earlier, await calls());
+    say(
+      `${table(run)}\n${details(run)}\n  slowest specs:\n${slowest(run)}\n  time in calls:\n${callTable(spent)}\n${times(run)}`,
+    );
   }
   for (const id of podIds(podvm.serverLog)) podvm.crictl.podIds.add(id);
   const remains = left(before, await snapshot(podvm));
@@ -69,6 +74,10 @@ try {
   if (process.env.KEEP_LOG) await writeFile(join(options.out, "server.log"), podvm.logTail(1_000_000));
   await podvm.destroy();
   await images.close();
+}
+
+async function calls() {
+  return callTimes((await podvm.cli(["metrics"])).stdout);
 }
 
 /** Of all pods that the server was ever asked about, so that their namespaces and cgroups can be looked for. */
