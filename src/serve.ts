@@ -66,6 +66,7 @@ export async function serve({ config, configPath }: ServeOptions): Promise<void>
     logger,
     registries: config.image.registries,
     dockerConfigPaths: config.image.dockerConfig,
+    pinned: config.image.pinned,
     limits: { maxUnpackedBytes: config.image.maxUnpackedGib * 2 ** 30 },
   });
   const network = createNetwork({

@@ -62,6 +62,8 @@ export interface Config {
     maxUnpackedGib: number;
     /** Docker config files searched for credentials when a pull brings none; those that do not exist are skipped. */
     dockerConfig: string[];
+    /** Images that kubelet must not collect. */
+    pinned: string[];
     /** By registry name as in references ("docker.io", "localhost:5000"), or "*" for all without an entry of their own. */
     registries: Record<string, RegistryConfig>;
   };

@@ -49,6 +49,8 @@ export function defaultConfigText(): string {
 #max_unpacked_gib = 32
 # Where credentials are looked for when a pull brings none.
 #docker_config = ["/var/lib/kubelet/config.json", "/root/.docker/config.json"]
+# Images that kubelet must not collect when it makes space.
+#pinned = []
 
 # Per registry, by its name in image references; "*" is for all others.
 #[image.registries."docker.io"]

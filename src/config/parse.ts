@@ -113,7 +113,12 @@ function toConfig(file: FileConfig): Config {
       uidCount: file.vm.uid_count,
       startTimeoutSeconds: file.vm.start_timeout_seconds,
     },
-    image: { maxUnpackedGib: file.image.max_unpacked_gib, dockerConfig: file.image.docker_config, registries },
+    image: {
+      maxUnpackedGib: file.image.max_unpacked_gib,
+      dockerConfig: file.image.docker_config,
+      pinned: file.image.pinned,
+      registries,
+    },
     policy: { hostNamespaces: file.policy.host_namespaces },
   };
 }

@@ -94,6 +94,13 @@ const image = v.object(
       "/var/lib/kubelet/config.json",
       "/root/.docker/config.json",
     ]),
+    pinned: v.optional(
+      list(
+        matching(/^[a-z0-9][A-Za-z0-9._:/@-]{0,511}$/, 'an image reference ("registry.k8s.io/pause:3.10")'),
+        "image references",
+      ),
+      [],
+    ),
     registries: v.optional(v.record(registryName, registry, 'tables: [image.registries."NAME"]'), {}),
   },
   "a table: [image]",

@@ -62,6 +62,7 @@ start_timeout_seconds = 5
 [image]
 max_unpacked_gib = 1
 docker_config = []
+pinned = ["registry.example.com/infra/agent:1"]
 [image.registries."*"]
 mirrors = ["http://127.0.0.1:5000/", "https://m.example.com/prefix"]
 [image.registries."localhost:5000"]
@@ -94,6 +95,7 @@ host_namespaces = []
     image: {
       maxUnpackedGib: 1,
       dockerConfig: [],
+      pinned: ["registry.example.com/infra/agent:1"],
       registries: {
         "*": {
           mirrors: ["http://127.0.0.1:5000", "https://m.example.com/prefix"],
