@@ -84,6 +84,7 @@ export async function serve({ config, configPath }: ServeOptions): Promise<void>
       sizing: config.vm,
       scratchGib: config.vm.scratchGib,
       startTimeoutMs: config.vm.startTimeoutSeconds * 1000,
+      unsetSeccompProfile: config.policy.unsetSeccompProfile,
     },
     assets,
     logger,

@@ -70,6 +70,8 @@ export interface Config {
   policy: {
     /** Kubernetes namespaces whose pods may ask for the host's namespaces; there is no backend for such pods yet. */
     hostNamespaces: string[];
+    /** For containers whose client says nothing of seccomp (kubelet always does). */
+    unsetSeccompProfile: "unconfined" | "runtime/default";
   };
 }
 

@@ -64,5 +64,7 @@ export function defaultConfigText(): string {
 [policy]
 # Namespaces whose pods may use the host's network, PID or IPC namespace. Not in effect in this version, which refuses all such pods.
 #host_namespaces = ["kube-system"]
+# For containers whose client says nothing of seccomp (kubelet always does): "unconfined" as CRI has it, or "runtime/default".
+#unset_seccomp_profile = "unconfined"
 `;
 }

@@ -119,6 +119,9 @@ function toConfig(file: FileConfig): Config {
       pinned: file.image.pinned,
       registries,
     },
-    policy: { hostNamespaces: file.policy.host_namespaces },
+    policy: {
+      hostNamespaces: file.policy.host_namespaces,
+      unsetSeccompProfile: file.policy.unset_seccomp_profile,
+    },
   };
 }

@@ -112,6 +112,7 @@ const policy = v.object(
       list(matching(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, "the name of a Kubernetes namespace"), "namespace names"),
       ["kube-system"],
     ),
+    unset_seccomp_profile: v.optional(oneOf("unconfined", "runtime/default"), "unconfined"),
   },
   "a table: [policy]",
 );

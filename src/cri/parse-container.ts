@@ -2,17 +2,17 @@ import {
   type ContainerConfig as CriContainerConfig,
   type LinuxContainerSecurityContext,
   NamespaceMode,
-  SecurityProfile_ProfileType as ProfileType,
-  type SecurityProfile,
   Signal,
   SupplementalGroupsPolicy,
 } from "../gen/runtime/v1/api.js";
 import { PodvmError } from "../host/errors.js";
-import type { ContainerConfig, SeccompChoice, SecurityConfig } from "../pod/types.js";
+import type { ContainerConfig, SecurityConfig } from "../pod/types.js";
 import { absolutePath, bad, integer, list, objectName, relativePath, required, stringMap, text } from "./checks.js";
 import { parseDevices, parseMounts } from "./parse-mounts.js";
+import { parseAppArmor, parseSeccomp, refuseSelinux } from "./parse-profiles.js";
 import { parseResources } from "./parse-resources.js";
 import { parsePidMode } from "./parse-sandbox.js";
+import { parseUserNamespace } from "./parse-userns.js";
 
 const MAX_ID = 2 ** 31 - 1;
 
@@ -83,7 +83,10 @@ export function parseSecurity(context: LinuxContainerSecurityContext | undefined
     ),
     pidTarget: text("security_context.namespace_options.target_id", context?.namespaceOptions?.targetId ?? "", 64),
     seccomp: parseSeccomp(context?.seccomp, context?.seccompProfilePath ?? ""),
+    apparmor: parseAppArmor(context?.apparmor, context?.apparmorProfile ?? ""),
   };
+  const userns = context?.namespaceOptions?.usernsOptions;
+  if (userns) parsed.userNamespace = parseUserNamespace(userns) ?? "node";
   if (context?.runAsUser)
     parsed.runAsUser = integer("security_context.run_as_user", context.runAsUser.value, 0, MAX_ID);
   if (context?.runAsGroup) {
@@ -93,43 +96,8 @@ export function parseSecurity(context: LinuxContainerSecurityContext | undefined
       throw bad("security_context.run_as_group", "run_as_user or run_as_username beside it", "neither");
     }
   }
-  if (context) refuseProfiles(context);
+  refuseSelinux(context?.selinuxOptions);
   return parsed;
-}
-
-/** The profile, or the string that clients older than the field still send. Neither: unconfined, as CRI says. */
-function parseSeccomp(profile: SecurityProfile | undefined, old: string): SeccompChoice {
-  if (profile) {
-    if (profile.profileType === ProfileType.Unconfined) return { type: "unconfined" };
-    if (profile.profileType === ProfileType.RuntimeDefault) return { type: "default" };
-    return { type: "localhost", path: absolutePath("security_context.seccomp.localhost_ref", profile.localhostRef) };
-  }
-  if (old === "" || old === "unconfined") return { type: "unconfined" };
-  if (old === "runtime/default" || old === "docker/default") return { type: "default" };
-  if (!old.startsWith("localhost/")) {
-    throw bad("security_context.seccomp_profile_path", "runtime/default, unconfined or localhost/PATH", old);
-  }
-  return {
-    type: "localhost",
-    path: absolutePath("security_context.seccomp_profile_path", old.slice("localhost/".length)),
-  };
-}
-
-/** A confinement that was asked for and cannot be given must fail, never be dropped. */
-function refuseProfiles(context: LinuxContainerSecurityContext): void {
-  if (context.apparmor?.profileType === ProfileType.Localhost || context.apparmorProfile.startsWith("localhost/")) {
-    throw new PodvmError(
-      "unimplemented",
-      "AppArmor profiles of the host cannot be loaded into the guest; use RuntimeDefault or Unconfined",
-    );
-  }
-  const selinux = context.selinuxOptions;
-  if (selinux && (selinux.user || selinux.role || selinux.type || selinux.level)) {
-    throw new PodvmError(
-      "unimplemented",
-      "SELinux options are not supported: the guest kernel has no SELinux policy; take seLinuxOptions out",
-    );
-  }
 }
 
 function capabilities(what: string, names: readonly string[]): string[] {

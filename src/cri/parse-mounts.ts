@@ -1,8 +1,8 @@
 /** CRI Mount and Device as the domain's types. */
 import { type Device as CriDevice, type Mount as CriMount, MountPropagation } from "../gen/runtime/v1/api.js";
-import { PodvmError } from "../host/errors.js";
 import type { DeviceConfig, MountConfig, Propagation } from "../pod/types.js";
 import { absolutePath, bad, list, relativePath, text } from "./checks.js";
+import { parseMappings } from "./parse-userns.js";
 
 const PROPAGATIONS: Record<number, Propagation> = {
   [MountPropagation.PROPAGATION_PRIVATE]: "private",
@@ -33,12 +33,6 @@ function parseMount(mount: CriMount): MountConfig {
   if (mount.recursiveReadOnly && propagation !== "private") {
     throw bad(`${what}: recursive_read_only`, "propagation PRIVATE beside it", propagation);
   }
-  if (mount.uidMappings.length > 0 || mount.gidMappings.length > 0) {
-    throw new PodvmError(
-      "unimplemented",
-      `${what}: id-mapped mounts are not supported (the handler's features say so)`,
-    );
-  }
   const parsed: MountConfig = {
     containerPath,
     hostPath,
@@ -46,6 +40,8 @@ function parseMount(mount: CriMount): MountConfig {
     recursiveReadonly: mount.recursiveReadOnly,
     propagation,
   };
+  const idMapping = parseMappings(what, mount.uidMappings, mount.gidMappings);
+  if (idMapping) parsed.idMapping = idMapping;
   if (reference !== "") {
     parsed.image = { reference, subPath: relativePath(`${what}: image_sub_path`, mount.imageSubPath) };
   }

@@ -4,7 +4,10 @@ import { messageOf, PodvmError } from "../host/errors.js";
 import type { PortMapping } from "../network/network.js";
 import type { PidMode, PodConfig } from "../pod/types.js";
 import { absolutePath, bad, hostName, integer, list, objectName, required, stringMap, text } from "./checks.js";
+import { refuseSelinux } from "./parse-profiles.js";
 import { parseResources } from "./parse-resources.js";
+import { parseSysctls } from "./parse-sysctls.js";
+import { parseUserNamespace } from "./parse-userns.js";
 
 const PID_MODES: Record<number, PidMode> = {
   [NamespaceMode.POD]: "pod",
@@ -19,11 +22,13 @@ export function parsePidMode(what: string, mode: NamespaceMode): PidMode {
   return parsed;
 }
 
-/** Which namespaces of the host the pod asks for; a pod in a VM cannot have any of them. */
+/**
+ * Which namespaces of the host the pod asks for that a pod in a VM cannot have. Pid is not one of them: its pod gets the VM's own, that of the
+ * agent and of all its containers, and what it wants to see on the host is no business of a pod that is not one of the host's.
+ */
 export function hostNamespaces(options: NamespaceOption | undefined): string[] {
   const wanted: string[] = [];
   if (options?.network === NamespaceMode.NODE) wanted.push("network");
-  if (options?.pid === NamespaceMode.NODE) wanted.push("pid");
   if (options?.ipc === NamespaceMode.NODE) wanted.push("ipc");
   return wanted;
 }
@@ -41,20 +46,18 @@ export function parseSandbox(config: PodSandboxConfig | undefined, runtimeHandle
     throw new PodvmError(
       "failed_precondition",
       `pod ${metadata.namespace}/${metadata.name} asks for the host's ${fromHost.join(" and ")} namespace, which a pod in a virtual machine ` +
-        "cannot have. Take hostNetwork, hostPID and hostIPC out of the pod, or give it a RuntimeClass of a runtime without a VM",
+        "cannot have. Take hostNetwork and hostIPC out of the pod, or give it a RuntimeClass of a runtime without a VM",
     );
   }
-  if (security?.namespaceOptions?.usernsOptions?.mode === NamespaceMode.POD) {
-    throw new PodvmError(
-      "unimplemented",
-      "user namespaces are not supported: set hostUsers to true or leave it out (the pod has a kernel of its own)",
-    );
+  refuseSelinux(security?.selinuxOptions);
+  const userNamespace = parseUserNamespace(security?.namespaceOptions?.usernsOptions);
+  if (userNamespace && security?.namespaceOptions?.pid === NamespaceMode.NODE) {
+    throw bad("config.linux.security_context.namespace_options", "no pid mode NODE with a user namespace", "both");
   }
-  const selinux = security?.selinuxOptions;
-  if (selinux && (selinux.user || selinux.role || selinux.type || selinux.level)) {
+  if (userNamespace) {
     throw new PodvmError(
       "unimplemented",
-      "SELinux options are not supported: the guest kernel has no SELinux policy; take seLinuxOptions out",
+      "user namespaces are not supported yet: set hostUsers to true or leave it out",
     );
   }
   const parsed: PodConfig = {
@@ -69,12 +72,13 @@ export function parseSandbox(config: PodSandboxConfig | undefined, runtimeHandle
     runtimeHandler: text("runtime_handler", runtimeHandler, 128),
     portMappings: list("config.port_mappings", config.portMappings, 1024).flatMap(parsePort),
     cgroupParent: parseCgroupParent(linux?.cgroupParent ?? ""),
-    sysctls: stringMap("config.linux.sysctls", linux?.sysctls ?? {}),
+    sysctls: parseSysctls(linux?.sysctls ?? {}),
     pidMode: parsePidMode(
       "config.linux.security_context.namespace_options.pid",
       security?.namespaceOptions?.pid ?? NamespaceMode.POD,
     ),
   };
+  if (userNamespace) parsed.userNamespace = userNamespace;
   if (config.dnsConfig) {
     const { servers, searches, options } = config.dnsConfig;
     parsed.dns = {

@@ -6,6 +6,7 @@ import { newId } from "../host/ids.js";
 import { UndoStack } from "../host/undo.js";
 import type { Image } from "../image/image.js";
 import { Container } from "./container.js";
+import { checkUserNamespace, securityFields } from "./container-security.js";
 import type { PodContext } from "./context.js";
 import { buildSpec } from "./oci-spec.js";
 import { positionPath, startPump } from "./output.js";
@@ -42,7 +43,10 @@ export async function createContainer(ctx: PodContext, podId: string, config: Co
   const image = ctx.images.find(config.image);
   if (!image) throw new PodvmError("not_found", `image ${config.image} is not here: pull it first`);
   const container = new Container(newDocument(pod, config, image));
-  const spec = buildSpec(pod.document.config, config, image.config, await seccompOf(config.security)); // may reject: nothing is made yet
+  checkUserNamespace(pod.document.config, config);
+  const seccomp = await seccompOf(config.security, ctx.settings.unsetSeccompProfile);
+  const security = await securityFields(config);
+  const spec = buildSpec(pod.document.config, config, image.config, seccomp); // may reject: nothing is made yet
   if (config.security.pidMode === "target") ctx.registry.container(config.security.pidTarget);
   ctx.registry.addContainer(container); // reserves the name
   return ctx.locks.run(`container:${container.id}`, async () => {
@@ -59,6 +63,7 @@ export async function createContainer(ctx: PodContext, podId: string, config: Co
         stdinOnce: config.stdinOnce,
         pidNamespace: PID_NAMESPACES[config.security.pidMode],
         pidTargetContainerId: config.security.pidTarget,
+        ...security,
       });
       await makeInGuest(ctx, pod, container, request, image, undo);
       return container;

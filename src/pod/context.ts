@@ -7,6 +7,7 @@ import type { Network } from "../network/network.js";
 import type { Vm, Vmm } from "../vmm/vmm.js";
 import type { Pod } from "./pod.js";
 import type { PodRegistry } from "./registry.js";
+import type { UnsetSeccomp } from "./seccomp.js";
 import type { SizingConfig } from "./sizing.js";
 import type { ContainerDocument, PodDocument } from "./types.js";
 import type { UidPool } from "./uid-pool.js";
@@ -25,6 +26,7 @@ export interface PodSettings {
   sizing: SizingConfig;
   scratchGib: number;
   startTimeoutMs: number;
+  unsetSeccompProfile: UnsetSeccomp;
 }
 
 /** What every verb of the pod room works with; made once, in serve.ts. */

@@ -26,6 +26,7 @@ export function buildSpec(pod: PodConfig, config: ContainerConfig, image: ImageR
       capabilities: { bounding: granted, effective: granted, permitted: granted, inheritable: ambient, ambient },
       noNewPrivileges: security.noNewPrivileges && !security.privileged,
       oomScoreAdj: config.resources.oomScoreAdj ?? 0,
+      apparmorProfile: security.apparmor.type === "localhost" ? security.apparmor.profile : undefined,
     },
     root: { path: "", readonly: security.readonlyRootfs },
     mounts: mounts(security.privileged),

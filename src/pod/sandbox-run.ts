@@ -10,7 +10,7 @@ import type { PodContext } from "./context.js";
 import { podHostname } from "./hostname.js";
 import { Pod } from "./pod.js";
 import { sizeOf } from "./sizing.js";
-import { DOCUMENT_VERSION, nowNs, type PodConfig, type PodDocument } from "./types.js";
+import { DOCUMENT_VERSION, nowNs, type PodConfig, type PodDocument, type UserNamespace } from "./types.js";
 
 const NETWORK_MS = 60_000;
 const UNDO_MS = 30_000;
@@ -151,6 +151,14 @@ function sandboxRequest(document: PodDocument, network: PodNetwork): ConfigureSa
     shmSize: 0n,
     sharedPidNamespace: config.pidMode === "pod",
     hosts: network.ips.map((ip) => `${ip} ${hostname}`),
+    userNamespace: config.userNamespace && mappings(config.userNamespace),
+  };
+}
+
+function mappings({ uidBase, gidBase, size }: UserNamespace) {
+  return {
+    uids: { containerId: 0, hostId: uidBase, size },
+    gids: { containerId: 0, hostId: gidBase, size },
   };
 }
 

@@ -57,11 +57,16 @@ const profileSchema = v.object({
   ),
 });
 
+/** What a container gets whose client said nothing of seccomp; CRI and critest want it unconfined. */
+export type UnsetSeccomp = "unconfined" | "runtime/default";
+
 /** The profile of a container: none where it is privileged or unconfined, the default one, or one from a file of this node. */
-export async function seccompOf(security: SecurityConfig): Promise<Seccomp | undefined> {
-  if (security.privileged || security.seccomp.type === "unconfined") return undefined;
-  if (security.seccomp.type === "default") return defaultProfile(capabilitiesOf(security).granted);
-  return readProfile(security.seccomp.path);
+export async function seccompOf(security: SecurityConfig, unset: UnsetSeccomp): Promise<Seccomp | undefined> {
+  if (security.privileged) return undefined;
+  const { seccomp } = security;
+  if (seccomp.type === "localhost") return readProfile(seccomp.path);
+  const confined = seccomp.type === "default" || (seccomp.type === "unset" && unset === "runtime/default");
+  return confined ? defaultProfile(capabilitiesOf(security).granted) : undefined;
 }
 
 /** Kubernetes' Localhost profile: a file that the node's administrator has put there; its path comes from kubelet. */

@@ -43,6 +43,13 @@ export interface Resources {
   unified?: Record<string, string>;
 }
 
+/** A pod's user namespace: `size` ids from 0 on are, outside of it, those of the guest from uidBase (gidBase) on. */
+export interface UserNamespace {
+  uidBase: number;
+  gidBase: number;
+  size: number;
+}
+
 export interface PodConfig {
   name: string;
   uid: string;
@@ -59,6 +66,8 @@ export interface PodConfig {
   cgroupParent: string;
   sysctls: Record<string, string>;
   pidMode: PidMode;
+  /** Absent: the pod's users are those of the guest. */
+  userNamespace?: UserNamespace;
   /** Sum of the containers' limits (CRI LinuxPodSandboxConfig.resources), where the client gave them. */
   resources?: Resources;
   overhead?: Resources;
@@ -118,6 +127,8 @@ export interface MountConfig {
   image?: { reference: string; subPath: string };
   readonly: boolean;
   recursiveReadonly: boolean;
+  /** The pod's user namespace, where the files shall appear through it (an id-mapped mount). */
+  idMapping?: UserNamespace;
   propagation: Propagation;
 }
 
@@ -145,14 +156,25 @@ export interface SecurityConfig {
   readonlyPaths: string[];
   pidMode: PidMode;
   pidTarget: string;
+  /** What the client said of the container's: it must be its pod's. Absent: nothing. */
+  userNamespace?: UserNamespace | "node";
   seccomp: SeccompChoice;
+  apparmor: AppArmorChoice;
 }
 
 export type SeccompChoice =
+  /** The client said nothing: the configuration decides. */
+  | { type: "unset" }
   | { type: "unconfined" }
   | { type: "default" }
   /** Absolute path of a file of this node. */
   | { type: "localhost"; path: string };
+
+export type AppArmorChoice =
+  /** CRI: runtime/default is "equivalent to not specifying a profile". */
+  | { type: "unconfined" }
+  /** Name of a profile that is loaded on this node, without "localhost/". */
+  | { type: "localhost"; profile: string };
 
 export type ContainerState = "creating" | "created" | "running" | "exited";
 

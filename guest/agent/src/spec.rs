@@ -232,6 +232,7 @@ mod tests {
             source: Some(source.into()),
             r#type: Some(kind.into()),
             options: options.iter().map(|o| o.to_string()).collect(),
+            ..Default::default()
         }
     }
 

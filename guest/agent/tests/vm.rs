@@ -392,6 +392,7 @@ async fn like_kubelet(client: &mut Client) {
             source: Some(kind.into()),
             r#type: Some(kind.into()),
             options: ["nosuid", "noexec", "nodev", "ro"].map(String::from).into(),
+            ..Default::default()
         });
     }
     let process = spec.process.as_mut().unwrap();

@@ -72,6 +72,7 @@ ca_file = "/ca.pem"
 insecure_tls = true
 [policy]
 host_namespaces = []
+unset_seccomp_profile = "runtime/default"
 `);
   t.deepEqual(config, {
     stateDir: "/s",
@@ -106,7 +107,7 @@ host_namespaces = []
         "r.example.com": { mirrors: [], plainHttp: false, insecureTls: true, caFile: "/ca.pem" },
       },
     },
-    policy: { hostNamespaces: [] },
+    policy: { hostNamespaces: [], unsetSeccompProfile: "runtime/default" },
   });
 });
 

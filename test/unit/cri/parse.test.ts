@@ -64,10 +64,10 @@ const sandboxFaults: [string, Sandbox, ErrorCode, RegExp][] = [
     /host's network namespace/,
   ],
   [
-    "host pid and ipc",
-    { linux: { securityContext: { namespaceOptions: { pid: NamespaceMode.NODE, ipc: NamespaceMode.NODE } } } },
+    "host network and ipc",
+    { linux: { securityContext: { namespaceOptions: { network: NamespaceMode.NODE, ipc: NamespaceMode.NODE } } } },
     "failed_precondition",
-    /host's pid and ipc namespace/,
+    /host's network and ipc namespace/,
   ],
   ["SELinux", { linux: { securityContext: { selinuxOptions: { type: "t" } } } }, "unimplemented", /SELinux/],
 ];
@@ -99,9 +99,9 @@ test("a container as crictl sends it", (t) => {
   t.deepEqual(parsed.security.addCapabilities, ["CAP_NET_ADMIN", "ALL"]);
 });
 
-test("seccomp: none is unconfined; the field counts before the string of old clients", (t) => {
+test("seccomp: none is left to the configuration; the field counts before the string of old clients", (t) => {
   const choice = (securityContext: object) => container({ linux: { securityContext } }).security.seccomp;
-  t.deepEqual(choice({}), { type: "unconfined" });
+  t.deepEqual(choice({}), { type: "unset" });
   t.deepEqual(choice({ seccomp: { profileType: ProfileType.RuntimeDefault } }), { type: "default" });
   t.deepEqual(choice({ seccomp: { profileType: ProfileType.Unconfined }, seccompProfilePath: "runtime/default" }), {
     type: "unconfined",
@@ -154,10 +154,16 @@ const containerFaults: [string, Container, ErrorCode, RegExp][] = [
     /localhost_ref/,
   ],
   [
-    "an AppArmor profile of the host",
-    { linux: { securityContext: { apparmor: { profileType: ProfileType.Localhost, localhostRef: "p" } } } },
-    "unimplemented",
-    /AppArmor/,
+    "an AppArmor profile of a policy namespace",
+    { linux: { securityContext: { apparmor: { profileType: ProfileType.Localhost, localhostRef: ":ns:p" } } } },
+    "invalid_argument",
+    /apparmor.localhost_ref/,
+  ],
+  [
+    "an AppArmor profile that is none of the three kinds",
+    { linux: { securityContext: { apparmorProfile: "p" } } },
+    "invalid_argument",
+    /apparmor_profile/,
   ],
 ];
 for (const [what, part, code, message] of containerFaults) {

@@ -17,6 +17,7 @@ function security(part: Partial<SecurityConfig>): SecurityConfig {
     readonlyPaths: [],
     pidMode: "container",
     pidTarget: "",
+    apparmor: { type: "unconfined" },
     seccomp: { type: "unconfined" },
     ...part,
   };

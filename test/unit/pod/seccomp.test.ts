@@ -14,13 +14,13 @@ function security(securityContext: object) {
 const profileType = ProfileType.RuntimeDefault;
 
 test("unconfined and privileged have no filter", async (t) => {
-  t.is(await seccompOf(security({})), undefined);
-  t.is(await seccompOf(security({ privileged: true, seccomp: { profileType } })), undefined);
+  t.is(await seccompOf(security({}), "unconfined"), undefined);
+  t.is(await seccompOf(security({ privileged: true, seccomp: { profileType } }), "runtime/default"), undefined);
 });
 
 test("the default profile denies mounting, namespaces and modules, and gives with a capability what it is for", async (t) => {
   const allowed = async (context: object) => {
-    const profile = await seccompOf(security({ ...context, seccomp: { profileType } }));
+    const profile = await seccompOf(security({ ...context, seccomp: { profileType } }), "unconfined");
     t.is(profile?.defaultAction, "SCMP_ACT_ERRNO");
     const rules = profile?.syscalls ?? [];
     return (name: string) =>
@@ -55,7 +55,8 @@ test("a profile of the node is read as the OCI specification has it, and refused
   const folder = await mkdtemp(join(tmpdir(), "podvm-seccomp-"));
   t.teardown(() => rm(folder, { recursive: true, force: true }));
   const path = join(folder, "p.json");
-  const choose = () => seccompOf(security({ seccomp: { profileType: ProfileType.Localhost, localhostRef: path } }));
+  const choose = () =>
+    seccompOf(security({ seccomp: { profileType: ProfileType.Localhost, localhostRef: path } }), "unconfined");
   t.true(hasCode(await t.throwsAsync(choose()), "not_found"));
   const args = [{ index: 1, value: 2, op: "SCMP_CMP_EQ" }];
   const rule = { names: ["chmod"], action: "SCMP_ACT_ERRNO", errnoRet: 13, args };
@@ -73,4 +74,11 @@ test("a profile of the node is read as the OCI specification has it, and refused
     t.true(hasCode(err, "invalid_argument"));
     t.regex(err?.message ?? "", message);
   }
+});
+
+test("where the client says nothing, the configuration decides; its explicit word wins", async (t) => {
+  const unset = await seccompOf(security({}), "runtime/default");
+  t.is(unset?.defaultAction, "SCMP_ACT_ERRNO");
+  const unconfined = security({ seccomp: { profileType: ProfileType.Unconfined } });
+  t.is(await seccompOf(unconfined, "runtime/default"), undefined);
 });

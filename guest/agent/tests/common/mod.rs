@@ -119,6 +119,7 @@ pub fn container(id: &str, serial: &str, script: &str) -> CreateContainerRequest
         source: Some(source.into()),
         r#type: Some(kind.into()),
         options: options.iter().map(|o| o.to_string()).collect(),
+        ..Default::default()
     };
     let spec = Spec {
         process: Some(Process {
