@@ -1,7 +1,7 @@
 # Every target can be interrupted and started again: what is done is kept, what was half done is begun anew.
 SHELL := /bin/bash
 
-.PHONY: help run setup build test test-setup critest lint fmt bundle-update clean
+.PHONY: help run setup build test test-setup kubelet-test cluster cluster-down cluster-test test-all critest lint fmt bundle-update clean
 
 help: ## this list
 	@echo "PodVM: a Kubernetes CRI server whose pod sandboxes are virtual machines"
@@ -21,6 +21,21 @@ test: ## set up, then lint, unit, contract and end-to-end tests
 
 test-setup: ## what only the tests need: crictl, registry, busybox
 	@test/setup/setup.sh
+
+kubelet-test: ## a real kubelet v1.36 runs static pods on PodVM (its first build takes 5 to 17 minutes)
+	@test/setup/test.sh kubelet
+
+cluster: ## Kubernetes v1.36 on this node, with PodVM as its runtime, for use by hand (PODVM_CLUSTER, MIRROR)
+	@test/cluster/up.sh
+
+cluster-down: ## end that cluster and remove every trace of it
+	@node dist/test/cluster/main.js down
+
+cluster-test: ## the same cluster, tested with kubectl
+	@test/setup/test.sh cluster
+
+test-all: ## make test, kubelet-test and cluster-test in one
+	@test/setup/test.sh lint rust unit contract e2e kubelet cluster
 
 critest: ## critest v1.36 against a server of its own: every spec, serially, in parallel, over WebSocket
 	@critest-config/run.sh

@@ -44,6 +44,9 @@ lock_checkout() {
 # identity FILE: where it really is, its size and time.
 identity() { echo "$(realpath "$1") $(stat -L -c '%s %Y' "$1")"; }
 
+# last_words FILE: the end of its last line that is not empty, plain, as much as fits beside a step's title.
+last_words() { grep -v '^[[:space:]]*$' "$1" 2>/dev/null | tail -n 1 | tr -dc '[:print:]' | cut -c "1-$((${COLUMNS:-80} > 90 ? ${COLUMNS:-80} - 54 : 26))"; }
+
 # step NAME TITLE KEY OUTPUT COMMAND…
 # Runs COMMAND unless it succeeded before with the same KEY and OUTPUT is still the file that it was then (another checkout may
 # have put its own in the place of a shared one). What it says goes to build/log/NAME.log, whose end is shown when it fails. The stamp is written after success only, by rename: an interruption leaves none.
@@ -55,7 +58,9 @@ step() {
   fi
   rm -f "$stamp"
   if [ -t 1 ]; then
-    while sleep 1; do printf '\r  %-44s %4ds' "$title" $((SECONDS - start)); done 9>&- &
+    while sleep 1; do
+      printf '\r  %-44s %4ds  %s\e[K' "$title" $((SECONDS - start)) "$(last_words "$log")"
+    done 9>&- &
     ticker=$!
   else
     printf '  %-44s …\n' "$title"
@@ -65,11 +70,11 @@ step() {
     [ -z "$ticker" ] || { kill "$ticker" && wait "$ticker"; } 2>/dev/null
     [ -e "$output" ] || die "$title: ended well but made no $output (log: $log)"
     printf '%s\n' "$key $(identity "$output")" >"$stamp.tmp" && mv "$stamp.tmp" "$stamp"
-    [ -z "$ticker" ] || printf '\r'
+    [ -z "$ticker" ] || printf '\r\e[K'
     printf '  %-44s %4ds  done\n' "$title" $((SECONDS - start))
   else
     local code=$?
-    [ -z "$ticker" ] || { kill "$ticker" && wait "$ticker"; printf '\r'; } 2>/dev/null
+    [ -z "$ticker" ] || { kill "$ticker" && wait "$ticker"; printf '\r\e[K'; } 2>/dev/null
     printf '  %-44s %4ds  FAILED (exit code %d)\n' "$title" $((SECONDS - start)) $code
     tail -n 40 "$log" | sed 's/^/    | /' >&2
     die "$title failed; the whole log is $log. Put right what it names, then run the same command again: it goes on from here"

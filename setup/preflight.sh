@@ -55,6 +55,7 @@ if [ "$GOAL" = test ]; then
   if ! has go; then
     missing "Go 1.24 or newer, to build crictl, for the tests only (found: none)" "Debian 13: $(apt_get golang-go); else https://go.dev/dl"
   fi
+  has openssl || missing "openssl, for the certificates of make cluster" "$(apt_get openssl)"
   has bzip2 || missing "bzip2, to unpack the source of busybox, for the tests only" "$(apt_get bzip2)"
   space "$CACHE" 1000 "test tools" PODVM_CACHE
 fi

@@ -2,7 +2,7 @@
  * Runs the suites in order and ends with one line, "N passed, N failed[, N skipped]", the sum of all; that line is also written to
  * build/test/summary. A suite that breaks without a failed test of its own counts as one failure. Exit code 0 only if nothing failed.
  *
- * usage: node test/run.mjs [SUITE…]      suites: lint rust unit contract e2e (default: all, in this order)
+ * usage: node test/run.mjs [SUITE…]      suites: lint rust unit contract e2e (default: these, in this order), kubelet, cluster
  */
 import { spawn } from "node:child_process";
 import { createWriteStream, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -78,7 +78,11 @@ const suites = {
   contract: [{ name: "contract", ...ava("contract", "--timeout=5m") }],
   // One file at a time: each has a server and VMs of its own, and these want the machine's memory and processors.
   e2e: [{ name: "e2e", ...ava("e2e", "--timeout=10m", "--concurrency=1") }],
+  // The same with Kubernetes' own programs, which test/setup/kubernetes.sh builds.
+  kubelet: [{ name: "kubelet", ...ava("kubelet", "--timeout=10m", "--concurrency=1") }],
+  cluster: [{ name: "cluster", ...ava("cluster", "--timeout=15m", "--concurrency=1") }],
 };
+const usual = ["lint", "rust", "unit", "contract", "e2e"];
 
 /** Runs one part: everything it says goes to build/test/NAME.log, failures also to the screen. */
 function runPart({ name, argv, read }) {
@@ -136,7 +140,7 @@ function bundlePrograms() {
   return join(assets ?? "/var/lib/podvm/assets", "bundle/current/bin");
 }
 
-const wanted = process.argv.length > 2 ? process.argv.slice(2) : Object.keys(suites);
+const wanted = process.argv.length > 2 ? process.argv.slice(2) : usual;
 const unknown = wanted.filter((name) => !(name in suites));
 if (unknown.length > 0) {
   console.error(`unknown suite ${unknown.join(", ")}; there are: ${Object.keys(suites).join(" ")}`);

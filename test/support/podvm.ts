@@ -239,7 +239,8 @@ ${toml.policy ?? ""}
 
   logTail(lines = 40): string {
     if (!existsSync(this.serverLog)) return "";
-    const noise = /DEBUG request .*method=(Version|ImageFsInfo) |DEBUG client connection/; // crictl's way of saying hello and goodbye
+    // crictl's way of saying hello and goodbye, and what kubelet asks every second
+    const noise = /DEBUG request .*method=(Version|Status|ImageFsInfo|List\w+) |DEBUG client connection/;
     const all = readFileSync(this.serverLog, "utf8").trimEnd().split("\n");
     return all
       .filter((line) => !noise.test(line))

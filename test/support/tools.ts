@@ -38,7 +38,19 @@ export type Tool =
   | "assets"
   | "critest"
   | "ginkgo"
-  | "critest-images";
+  | "critest-images"
+  | KubernetesProgram;
+
+/** Built by test/setup/kubernetes.sh for the suites that want them. */
+export type KubernetesProgram =
+  | "kubelet"
+  | "kube-apiserver"
+  | "kube-controller-manager"
+  | "kube-scheduler"
+  | "kube-proxy"
+  | "kubectl"
+  | "etcd"
+  | "grpc-health";
 
 /**
  * Absolute path of a test tool. "busybox" is a folder that is to be the root of an image; "assets" holds runtime bundle, guest image, launcher;
