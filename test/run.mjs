@@ -2,7 +2,7 @@
  * Runs the suites in order and ends with one line, "N passed, N failed[, N skipped]", the sum of all; that line is also written to
  * build/test/summary. A suite that breaks without a failed test of its own counts as one failure. Exit code 0 only if nothing failed.
  *
- * usage: node test/run.mjs [SUITE…]      suites: lint rust unit contract e2e (default: these, in this order), kubelet, cluster
+ * usage: node test/run.mjs [SUITE…]      suites: lint rust unit contract e2e (default: these, in this order), critest, kubelet, cluster
  */
 import { spawn } from "node:child_process";
 import { createWriteStream, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -78,7 +78,11 @@ const suites = {
   contract: [{ name: "contract", ...ava("contract", "--timeout=5m") }],
   // One file at a time: each has a server and VMs of its own, and these want the machine's memory and processors.
   e2e: [{ name: "e2e", ...ava("e2e", "--timeout=10m", "--concurrency=1") }],
-  // The same with Kubernetes' own programs, which test/setup/kubernetes.sh builds.
+  // Each spec is a test; what is left behind on the node is another.
+  critest: [
+    { name: "critest", argv: ["node", "dist/test/critest/main.js", "--tap", "--only=serial"], read: readers.tap },
+  ],
+  // With Kubernetes' own programs, which test/setup/kubernetes.sh builds.
   kubelet: [{ name: "kubelet", ...ava("kubelet", "--timeout=10m", "--concurrency=1") }],
   cluster: [{ name: "cluster", ...ava("cluster", "--timeout=15m", "--concurrency=1") }],
 };

@@ -14,6 +14,7 @@ import { projectRoot } from "../support/tools.js";
 import { callTable, callTimes, since } from "./calls.js";
 import { CritestImages, defaultImage } from "./images.js";
 import { localCritest, type Run, runCritest } from "./run.js";
+import { abandonedSegments, removeSegments } from "./sysvipc.js";
 import { details, slowest, table, times } from "./table.js";
 import { tapLines } from "./tap.js";
 
@@ -42,6 +43,7 @@ const kinds = {
 const images = await CritestImages.served();
 const podvm = new Podvm({ mirror: images.url });
 const runs: Run[] = [];
+const segments = abandonedSegments();
 let leaked = "";
 try {
   await mkdir(options.out, { recursive: true });
@@ -74,6 +76,7 @@ try {
   if (process.env.KEEP_LOG) await writeFile(join(options.out, "server.log"), podvm.logTail(1_000_000));
   await podvm.destroy();
   await images.close();
+  await removeSegments(segments);
 }
 
 async function calls() {
