@@ -57,12 +57,12 @@ export function readReport(file: string): Report {
 }
 
 function toSpec(spec: GinkgoSpec): Spec {
-  const texts = (spec.ContainerHierarchyTexts ?? []).map((text) => text.replace(/^\[k8s\.io\] /, ""));
+  const texts = (spec.ContainerHierarchyTexts ?? []).map(plain);
   const { Failure: failure } = spec;
   const file = failure?.Location?.FileName?.split("/").at(-1);
   return {
     group: texts[0] ?? "",
-    name: [...texts.slice(1), spec.LeafNodeText].join(" ").replaceAll(/ *\[(Conformance|Serial)\]/g, ""),
+    name: [...texts.slice(1), plain(spec.LeafNodeText)].join(" "),
     state: stateOf(spec),
     message: [failure?.Message, failure?.ForwardedPanic].filter(Boolean).join("\n"),
     where: file ? `${file}:${failure?.Location?.LineNumber}` : "",
@@ -70,6 +70,11 @@ function toSpec(spec: GinkgoSpec): Spec {
     began: Date.parse(spec.StartTime),
     ended: Date.parse(spec.EndTime),
   };
+}
+
+/** Without the marks that critest's titles carry. */
+function plain(title: string): string {
+  return title.replace(/^\[k8s\.io\] /, "").replaceAll(/ *\[(Conformance|Serial)\]/g, "");
 }
 
 function stateOf(spec: GinkgoSpec): SpecState {

@@ -32,7 +32,9 @@ export function details(run: Run): string {
   const lines: string[] = [];
   const failed = run.specs.filter((spec) => spec.state === "failed");
   for (const spec of failed) {
-    const text = spec.message.split("\n").slice(0, 12).join("\n      ").slice(0, 1500);
+    // What Gomega prints of an error's inside comes after its text.
+    const said = spec.message.split("\nUnexpected error:")[0] ?? "";
+    const text = said.split("\n").slice(0, 12).join("\n      ").slice(0, 1500);
     lines.push(`  FAILED  ${spec.group}: ${spec.name} (${spec.where}, ${spec.seconds.toFixed(1)} s)`, `      ${text}`);
   }
   lines.push(...run.suiteFailures.map((why) => `  FAILED  ${why}`));
