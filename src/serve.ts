@@ -85,6 +85,7 @@ export async function serve({ config, configPath }: ServeOptions): Promise<void>
       scratchGib: config.vm.scratchGib,
       startTimeoutMs: config.vm.startTimeoutSeconds * 1000,
       unsetSeccompProfile: config.policy.unsetSeccompProfile,
+      sockets: config.policy.sockets,
     },
     assets,
     logger,
@@ -96,6 +97,7 @@ export async function serve({ config, configPath }: ServeOptions): Promise<void>
     backends,
     network,
     images,
+    shares: undefined,
     createScratch: (dir, uid) =>
       createScratch({ mkfs: bundleTool(assets, "mkfs.ext4"), dir, sizeGib: config.vm.scratchGib, uid }),
     watchVm: (pod, vm) => watchVm(pods, pod, vm, podvmVersion()),

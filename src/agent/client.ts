@@ -1,7 +1,14 @@
 /** The agent's calls as promises and typed streams, every answer checked. */
-import type { ClientDuplexStream, ClientReadableStream, ClientUnaryCall, MethodDefinition } from "@grpc/grpc-js";
+import {
+  type ClientDuplexStream,
+  type ClientReadableStream,
+  type ClientUnaryCall,
+  Metadata,
+  type MethodDefinition,
+} from "@grpc/grpc-js";
 import * as messages from "../gen/agent/v1/agent.js";
 import {
+  type AcceptSocketRequest,
   type AgentClient,
   AgentService,
   type ConfigureSandboxRequest,
@@ -24,6 +31,9 @@ import {
   type LogRecord,
   type OutputChunk,
   type OutputRequest,
+  type PutVolumeRequest,
+  type ReadVolumeRequest,
+  type ReadVolumeResponse,
   type ResizeTerminalRequest,
   type StatsResponse,
   type UpdateContainerRequest,
@@ -32,6 +42,7 @@ import { PodvmError } from "../host/errors.js";
 import { fromGrpc } from "./errors.js";
 import * as limits from "./limits.js";
 import {
+  acceptStream,
   type DialStream,
   dialStream,
   type ExecStream,
@@ -41,6 +52,7 @@ import {
   type OutputStream,
   outputStream,
 } from "./streams.js";
+import { type GenerationEntry, sendGeneration } from "./sync-volume.js";
 
 export interface CallOptions {
   /** Milliseconds; each method has a default. */
@@ -78,6 +90,12 @@ export interface Agent {
   /** Without `deadlineMs` the deadline is the command's time-out plus some seconds, or none where it has none. */
   execSync(request: DeepPartial<ExecSyncRequest>, options?: CallOptions): Promise<ExecSyncResponse>;
   stats(containerIds: string[], options?: CallOptions): Promise<StatsResponse>;
+  putVolume(request: DeepPartial<PutVolumeRequest>, options?: CallOptions): Promise<void>;
+  /** One whole generation of a synced volume. */
+  syncVolume(volumeId: string, entries: readonly GenerationEntry[], options?: CallOptions): Promise<void>;
+  /** The last `maxBytes` of a file of a synced volume. */
+  readVolume(request: DeepPartial<ReadVolumeRequest>, options?: CallOptions): Promise<Uint8Array>;
+  removeVolume(volumeId: string, options?: CallOptions): Promise<void>;
   shutdown(graceMs: number, options?: CallOptions): Promise<void>;
 
   /** Output from these offsets on, everything below them being acknowledged. Lasts until the container's end: no deadline. */
@@ -86,6 +104,8 @@ export interface Agent {
   exec(start: DeepPartial<ExecStart>): ExecStream;
   /** A TCP connection to a port of the pod, 1 to 65535. */
   dial(port: number): DialStream;
+  /** Waits for a connection to a socket volume: the first message says that there is one. */
+  acceptSocket(volumeId: string): DialStream;
   /** Events after `afterSeq`, then live; ends with the iteration or the connection. */
   events(afterSeq: bigint): AsyncIterable<Event>;
   logs(afterSeq: bigint): AsyncIterable<LogRecord>;
@@ -181,6 +201,31 @@ export class GrpcAgent implements Agent {
     return this.#unary(AgentService.stats, { containerIds }, options, limits.checkStats);
   }
 
+  async putVolume(request: DeepPartial<PutVolumeRequest>, options?: CallOptions): Promise<void> {
+    const whole = messages.PutVolumeRequest.fromPartial(request);
+    await this.#unary(AgentService.putVolume, whole, { deadlineMs: SLOW_DEADLINE_MS, ...options });
+  }
+
+  syncVolume(volumeId: string, entries: readonly GenerationEntry[], options: CallOptions = {}): Promise<void> {
+    this.#assertOpen("SyncVolume");
+    const deadline = Date.now() + (options.deadlineMs ?? SLOW_DEADLINE_MS);
+    return sendGeneration(
+      (callback) => this.#client.syncVolume(new Metadata(), { deadline }, callback),
+      volumeId,
+      entries,
+    );
+  }
+
+  async readVolume(request: DeepPartial<ReadVolumeRequest>, options?: CallOptions): Promise<Uint8Array> {
+    const whole = messages.ReadVolumeRequest.fromPartial(request);
+    const check = ({ data }: ReadVolumeResponse) => limits.checkVolumeData(data, whole.maxBytes);
+    return (await this.#unary(AgentService.readVolume, whole, options, check)).data;
+  }
+
+  async removeVolume(volumeId: string, options?: CallOptions): Promise<void> {
+    await this.#unary(AgentService.removeVolume, { volumeId }, { deadlineMs: SLOW_DEADLINE_MS, ...options });
+  }
+
   async shutdown(graceMs: number, options?: CallOptions): Promise<void> {
     const request = { graceMs: Math.max(0, Math.round(graceMs)) };
     await this.#unary(AgentService.shutdown, request, { deadlineMs: graceMs + SLACK_MS, ...options });
@@ -204,6 +249,11 @@ export class GrpcAgent implements Agent {
 
   dial(port: number): DialStream {
     return dialStream(this.#bidi<DialRequest, DialResponse>(AgentService.dial, limits.checkDialMessage), port);
+  }
+
+  acceptSocket(volumeId: string): DialStream {
+    const stream = this.#bidi<AcceptSocketRequest, DialResponse>(AgentService.acceptSocket, limits.checkDialMessage);
+    return acceptStream(stream, volumeId);
   }
 
   events(afterSeq: bigint): AsyncIterable<Event> {

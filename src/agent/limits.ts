@@ -36,6 +36,8 @@ export const MESSAGE_BYTES: Record<string, number> = {
   ExecSync: 20 * MIB,
   Exec: MIB,
   Dial: MAX_CHUNK_BYTES + KIB,
+  AcceptSocket: MAX_CHUNK_BYTES + KIB,
+  ReadVolume: MIB + KIB,
   Logs: 16 * KIB,
   Stats: 2 * MIB,
 };
@@ -114,6 +116,10 @@ export function checkExecMessage(message: ExecResponse): void {
 
 export function checkDialMessage(message: DialResponse): void {
   if (message.eof && message.data.length > 0) wrong("an end of a connection that holds data");
+}
+
+export function checkVolumeData(data: Uint8Array, asked: number): void {
+  if (data.length > asked) wrong(`${data.length} bytes of a volume, at most ${asked} were asked for`);
 }
 
 /** Bounds only; whether the offset continues the stream is the reader's to check. */

@@ -1,6 +1,7 @@
 /** The agent's streams in the shape that their users need: batches with back-pressure, no lost errors. */
 import type { ClientDuplexStream, ClientWritableStream, ServiceError } from "@grpc/grpc-js";
 import type {
+  AcceptSocketRequest,
   DialRequest,
   DialResponse,
   ExecRequest,
@@ -97,12 +98,28 @@ export interface DialStream {
 }
 
 export function dialStream(stream: ClientDuplexStream<DialRequest, DialResponse>, port: number): DialStream {
-  const what = `Dial of port ${port}`;
-  const reader = new Reader(stream, what);
   stream.write({ port, data: Buffer.alloc(0) });
+  return connection(stream, `Dial of port ${port}`, (data) => ({ port: 0, data }));
+}
+
+/** Of AcceptSocket: the first message comes when somebody has connected. */
+export function acceptStream(
+  stream: ClientDuplexStream<AcceptSocketRequest, DialResponse>,
+  volumeId: string,
+): DialStream {
+  stream.write({ volumeId, data: Buffer.alloc(0) });
+  return connection(stream, `AcceptSocket of ${volumeId}`, (data) => ({ volumeId: "", data }));
+}
+
+function connection<Request>(
+  stream: ClientDuplexStream<Request, DialResponse>,
+  what: string,
+  request: (data: Buffer) => Request,
+): DialStream {
+  const reader = new Reader(stream as ClientDuplexStream<never, DialResponse>, what);
   return {
     next: async () => (await reader.next(1, () => 1))?.[0],
-    write: (data) => writeSlowly(stream, { port: 0, data }, what, () => reader.ended),
+    write: (data) => writeSlowly(stream, request(data), what, () => reader.ended),
     closeWrite() {
       if (!reader.ended) stream.end();
     },

@@ -72,6 +72,8 @@ export interface Config {
     hostNamespaces: string[];
     /** For containers whose client says nothing of seccomp (kubelet always does). */
     unsetSeccompProfile: "unconfined" | "runtime/default";
+    /** Unix sockets of this node that pods may mount; each connection is forwarded into the guest. */
+    sockets: string[];
   };
 }
 

@@ -66,5 +66,7 @@ export function defaultConfigText(): string {
 #host_namespaces = ["kube-system"]
 # For containers whose client says nothing of seccomp (kubelet always does): "unconfined" as CRI has it, or "runtime/default".
 #unset_seccomp_profile = "unconfined"
+# Unix sockets of this node that pods may mount.
+#sockets = []
 `;
 }

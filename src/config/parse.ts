@@ -122,6 +122,7 @@ function toConfig(file: FileConfig): Config {
     policy: {
       hostNamespaces: file.policy.host_namespaces,
       unsetSeccompProfile: file.policy.unset_seccomp_profile,
+      sockets: file.policy.sockets,
     },
   };
 }

@@ -113,6 +113,7 @@ const policy = v.object(
       ["kube-system"],
     ),
     unset_seccomp_profile: v.optional(oneOf("unconfined", "runtime/default"), "unconfined"),
+    sockets: v.optional(list(path(), "absolute paths"), []),
   },
   "a table: [policy]",
 );

@@ -10,6 +10,7 @@ const PROPAGATIONS: Record<number, Propagation> = {
   [MountPropagation.PROPAGATION_BIDIRECTIONAL]: "bidirectional",
 };
 const MAX_MOUNTS = 512;
+const MOUNT_OPTIONS = new Set(["noexec", "nosuid", "nodev"]);
 const MAX_DEVICES = 256;
 
 export function parseMounts(mounts: readonly CriMount[]): MountConfig[] {
@@ -33,12 +34,18 @@ function parseMount(mount: CriMount): MountConfig {
   if (mount.recursiveReadOnly && propagation !== "private") {
     throw bad(`${what}: recursive_read_only`, "propagation PRIVATE beside it", propagation);
   }
+  // CRI: "the runtime must apply" them. selinux_relabel is left: without SELinux in the guest there is nothing to label.
+  for (const option of list(`${what}: mount_options`, mount.mountOptions, 16)) {
+    if (!MOUNT_OPTIONS.has(option)) throw bad(`${what}: mount_options`, [...MOUNT_OPTIONS].join(", "), option);
+  }
+  if (clean(containerPath) === "/") throw bad(what, "a container_path below /", containerPath);
   const parsed: MountConfig = {
-    containerPath,
+    containerPath: clean(containerPath),
     hostPath,
     readonly: mount.readonly || reference !== "",
     recursiveReadonly: mount.recursiveReadOnly,
     propagation,
+    options: [...new Set(mount.mountOptions)],
   };
   const idMapping = parseMappings(what, mount.uidMappings, mount.gidMappings);
   if (idMapping) parsed.idMapping = idMapping;
@@ -46,6 +53,11 @@ function parseMount(mount: CriMount): MountConfig {
     parsed.image = { reference, subPath: relativePath(`${what}: image_sub_path`, mount.imageSubPath) };
   }
   return parsed;
+}
+
+/** Without doubled slashes and one at the end. */
+function clean(path: string): string {
+  return path.replace(/\/+/g, "/").replace(/(.)\/$/, "$1");
 }
 
 export function parseDevices(devices: readonly CriDevice[]): DeviceConfig[] {

@@ -3,6 +3,9 @@ import {
   ContainerState,
   ContainerStatus,
   Container as CriContainer,
+  type DeepPartial,
+  type Mount,
+  MountPropagation,
   NamespaceMode,
   type PodSandbox,
   type PodSandboxMetadata,
@@ -13,7 +16,7 @@ import {
 import type { ImageStore } from "../image/image.js";
 import type { Container } from "../pod/container.js";
 import type { Pod } from "../pod/pod.js";
-import type { ContainerState as DomainState, PidMode } from "../pod/types.js";
+import type { ContainerState as DomainState, MountConfig, PidMode, Propagation } from "../pod/types.js";
 import { renderResources } from "./parse-resources.js";
 
 /** From the domain's documents to CRI's messages. */
@@ -115,12 +118,32 @@ export function renderContainerStatus(container: Container, images: ImageStore):
     labels: config.labels,
     annotations: config.annotations,
     logPath,
+    mounts: config.mounts.map(renderMount),
     resources: { linux: renderResources(config.resources) },
     user: user && {
       linux: { uid: BigInt(user.uid), gid: BigInt(user.gid), supplementalGroups: user.groups.map(BigInt) },
     },
     stopSignal: renderSignal(container.document.config.stopSignal),
   });
+}
+
+const PROPAGATIONS: Record<Propagation, MountPropagation> = {
+  private: MountPropagation.PROPAGATION_PRIVATE,
+  hostToContainer: MountPropagation.PROPAGATION_HOST_TO_CONTAINER,
+  bidirectional: MountPropagation.PROPAGATION_BIDIRECTIONAL,
+};
+
+/** As it was asked for. */
+function renderMount(mount: MountConfig): DeepPartial<Mount> {
+  return {
+    containerPath: mount.containerPath,
+    hostPath: mount.hostPath,
+    readonly: mount.readonly,
+    recursiveReadOnly: mount.recursiveReadonly,
+    propagation: PROPAGATIONS[mount.propagation],
+    mountOptions: mount.options,
+    ...(mount.image && { image: { image: mount.image.reference }, imageSubPath: mount.image.subPath }),
+  };
 }
 
 function renderSignal(name: string): Signal {

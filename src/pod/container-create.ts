@@ -1,10 +1,12 @@
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { CreateContainerRequest, PidNamespace, UserSpec } from "../gen/agent/v1/agent.js";
+import { CreateContainerRequest, Device, PidNamespace, UserSpec } from "../gen/agent/v1/agent.js";
+import type { Mount } from "../gen/oci/v1/spec.js";
 import { PodvmError } from "../host/errors.js";
 import { newId } from "../host/ids.js";
 import { UndoStack } from "../host/undo.js";
 import type { Image } from "../image/image.js";
+import { imageSerial } from "../volume/image.js";
 import { Container } from "./container.js";
 import { checkUserNamespace, securityFields } from "./container-security.js";
 import type { PodContext } from "./context.js";
@@ -39,14 +41,14 @@ const PID_NAMESPACES: Record<PidMode, PidNamespace> = {
 export async function createContainer(ctx: PodContext, podId: string, config: ContainerConfig): Promise<Container> {
   const pod = ctx.registry.pod(podId);
   if (!pod.ready || !pod.vm) throw pod.notReady();
-  refuseVolumes(config);
   const image = ctx.images.find(config.image);
   if (!image) throw new PodvmError("not_found", `image ${config.image} is not here: pull it first`);
   const container = new Container(newDocument(pod, config, image));
   checkUserNamespace(pod.document.config, config);
   const seccomp = await seccompOf(config.security, ctx.settings.unsetSeccompProfile);
   const security = await securityFields(config);
-  const spec = buildSpec(pod.document.config, config, image.config, seccomp); // may reject: nothing is made yet
+  const spec = (volumes: Mount[]) => buildSpec(pod.document.config, config, image.config, seccomp, volumes);
+  spec([]); // may reject: nothing is made yet
   if (config.security.pidMode === "target") ctx.registry.container(config.security.pidTarget);
   ctx.registry.addContainer(container); // reserves the name
   return ctx.locks.run(`container:${container.id}`, async () => {
@@ -57,7 +59,6 @@ export async function createContainer(ctx: PodContext, podId: string, config: Co
       const request = CreateContainerRequest.fromPartial({
         containerId: container.id,
         image: { serial: container.document.imageSerial },
-        spec,
         user: userOf(config.security, image),
         stdin: config.stdin,
         stdinOnce: config.stdinOnce,
@@ -65,6 +66,9 @@ export async function createContainer(ctx: PodContext, podId: string, config: Co
         pidTargetContainerId: config.security.pidTarget,
         ...security,
       });
+      const volumes = await prepareVolumes(pod, container, undo);
+      request.spec = spec(volumes.mounts);
+      request.devices = volumes.devices.map((device) => Device.fromPartial(device));
       await makeInGuest(ctx, pod, container, request, image, undo);
       return container;
     } catch (err) {
@@ -75,6 +79,16 @@ export async function createContainer(ctx: PodContext, podId: string, config: Co
       throw err;
     }
   });
+}
+
+async function prepareVolumes(pod: Pod, container: Container, undo: UndoStack) {
+  const { volumes } = pod;
+  if (!volumes) throw pod.notReady();
+  undo.add("volumes of the container alone", async () => {
+    if (pod.ready) await volumes.release(container.id);
+  });
+  const { mounts, devices } = container.document.config;
+  return volumes.prepare(container.id, mounts, devices);
 }
 
 async function makeInGuest(
@@ -106,12 +120,6 @@ async function makeInGuest(
   await ctx.containerDocuments.put(document);
 }
 
-function refuseVolumes(config: ContainerConfig): void {
-  const refused = config.mounts[0]?.containerPath ?? config.devices[0]?.containerPath;
-  if (refused)
-    throw new PodvmError("unimplemented", `volumes and devices are not built yet: ${refused} cannot be given`);
-}
-
 function vmOf(pod: Pod) {
   if (!pod.vm) throw pod.notReady();
   return pod.vm;
@@ -125,7 +133,7 @@ function newDocument(pod: Pod, config: ContainerConfig, image: Image): Container
     podId: pod.id,
     config,
     imageId: image.id,
-    imageSerial: `i${image.id.replace(/^sha256:/, "").slice(0, 19)}`, // virtio-blk's serial has 20 bytes
+    imageSerial: imageSerial(image.id),
     state: "creating",
     logPath: logDirectory && config.logPath ? join(logDirectory, config.logPath) : "",
     stopSignal: signalNumber(config.stopSignal || image.config.stopSignal),

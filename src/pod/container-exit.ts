@@ -43,6 +43,7 @@ export async function endLocked(ctx: PodContext, container: Container, exit: Exi
   const { document } = container;
   if (document.state === "exited") return;
   await finishLog(ctx, container);
+  await ctx.registry.findPod(document.podId)?.volumes?.collect(container.id);
   document.state = "exited";
   document.exitCode = exit.exitCode;
   document.reason = exit.reason;

@@ -27,6 +27,7 @@ export async function removeLocked(ctx: PodContext, container: Container): Promi
     // On a full disk too it can be removed: its document is about to go.
     ctx.logger.warn("cannot record the end of a container that is being removed", { err, container: container.id });
   });
+  if (pod?.ready) await pod.volumes?.release(container.id);
   await container.pump?.close();
   container.pump = undefined;
   await rm(positionPath(ctx, container.id), { force: true });

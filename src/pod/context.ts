@@ -5,6 +5,7 @@ import type { Logger } from "../host/log.js";
 import type { ImageStore } from "../image/image.js";
 import type { Network } from "../network/network.js";
 import type { Vm, Vmm } from "../vmm/vmm.js";
+import type { Shares } from "../volume/share.js";
 import type { Pod } from "./pod.js";
 import type { PodRegistry } from "./registry.js";
 import type { UnsetSeccomp } from "./seccomp.js";
@@ -27,6 +28,8 @@ export interface PodSettings {
   scratchGib: number;
   startTimeoutMs: number;
   unsetSeccompProfile: UnsetSeccomp;
+  /** Host sockets that may be mounted. */
+  sockets: string[];
 }
 
 /** What every verb of the pod room works with; made once, in serve.ts. */
@@ -46,6 +49,8 @@ export interface PodContext {
   backends: Backends;
   network: Network;
   images: ImageStore;
+  /** The FUSE relay; undefined where there is none. */
+  shares: Shares | undefined;
   /** Makes the pod's writable disk in the folder; answers its path. */
   createScratch(dir: string, uid: number): Promise<string>;
   /** Begins what watches a VM that runs: session with the agent, events, death (watch.ts). */

@@ -1,4 +1,4 @@
-import { type Seccomp, Spec } from "../gen/oci/v1/spec.js";
+import { type DeepPartial, type Mount, type Seccomp, Spec } from "../gen/oci/v1/spec.js";
 import { PodvmError } from "../host/errors.js";
 import type { ImageRunConfig } from "../image/image.js";
 import { capabilitiesOf, unknownCapability } from "./capabilities.js";
@@ -10,7 +10,13 @@ const DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
  * The OCI runtime specification of a container, without what the agent fills in: root path, user, namespaces (they depend on the pod's, which
  * only the guest has) and the sources of the "podvm:" mounts.
  */
-export function buildSpec(pod: PodConfig, config: ContainerConfig, image: ImageRunConfig, seccomp?: Seccomp): Spec {
+export function buildSpec(
+  pod: PodConfig,
+  config: ContainerConfig,
+  image: ImageRunConfig,
+  seccomp?: Seccomp,
+  volumes: readonly Mount[] = [],
+): Spec {
   const { security } = config;
   const unknown = unknownCapability(security);
   if (unknown)
@@ -29,7 +35,7 @@ export function buildSpec(pod: PodConfig, config: ContainerConfig, image: ImageR
       apparmorProfile: security.apparmor.type === "localhost" ? security.apparmor.profile : undefined,
     },
     root: { path: "", readonly: security.readonlyRootfs },
-    mounts: mounts(security.privileged),
+    mounts: ordered(mounts(security.privileged), volumes),
     annotations: {},
     linux: {
       // Its own cgroup is the root of what it sees. Network, IPC and UTS are the pod's, that is the guest's own.
@@ -98,6 +104,15 @@ function mounts(privileged: boolean) {
     { destination: "/etc/hostname", type: "bind", source: "podvm:hostname", options: ["rbind", "rw"] },
     { destination: "/etc/resolv.conf", type: "bind", source: "podvm:resolv.conf", options: ["rbind", "rw"] },
   ];
+}
+
+/** What the client mounts takes the place of what every container has there. A mount comes before those below it. */
+function ordered(own: readonly DeepPartial<Mount>[], volumes: readonly Mount[]): DeepPartial<Mount>[] {
+  const taken = new Set(volumes.map(({ destination }) => destination));
+  const depth = ({ destination = "" }: DeepPartial<Mount>) => destination.split("/").length;
+  return [...own.filter(({ destination }) => !taken.has(destination ?? "")), ...volumes].sort(
+    (a, b) => depth(a) - depth(b),
+  );
 }
 
 /**

@@ -3,6 +3,7 @@ import type { AgentSession } from "../agent/session.js";
 import { sleep } from "../host/deadline.js";
 import { hasCode, PodvmError } from "../host/errors.js";
 import type { Vm } from "../vmm/vmm.js";
+import type { PodVolumes } from "../volume/pod-volumes.js";
 import type { PodDocument } from "./types.js";
 
 const RETRY_MS = 100;
@@ -11,6 +12,7 @@ const RETRY_MS = 100;
 export class Pod {
   vm: Vm | undefined;
   session: AgentSession | undefined;
+  volumes: PodVolumes | undefined;
 
   constructor(readonly document: PodDocument) {}
 

@@ -108,6 +108,7 @@ async function undoHalfMade(ctx: PodContext, pod: Pod): Promise<void> {
 async function adopt(ctx: PodContext, pod: Pod, vm: Vm): Promise<void> {
   pod.vm = vm;
   ctx.watchVm(pod, vm);
+  void pod.volumes?.resume().catch((err) => ctx.logger.error("cannot attend a pod's volumes", { err, pod: pod.id }));
   // Before the first event: a container's end waits for its log.
   for (const container of ctx.registry.containersOf(pod.id)) {
     if (!container.document.logComplete) await pumpAgain(ctx, pod, container);

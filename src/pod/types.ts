@@ -18,6 +18,7 @@
  */
 import type { PodNetwork, PortMapping } from "../network/network.js";
 import type { VmSpec } from "../vmm/vmm.js";
+import type { VolumeDocument } from "../volume/types.js";
 
 export const DOCUMENT_VERSION = 1;
 
@@ -86,6 +87,8 @@ export interface PodDocument {
   network?: PodNetwork;
   /** True until VM, network and disks are known to be gone; only then may the document go. */
   holdsResources: boolean;
+  /** Absent in documents of versions before volumes, and where the pod has none. */
+  volumes?: VolumeDocument[];
   /** Why it is stopped, where nobody asked for it: "VMM died: …". */
   message: string;
 }
@@ -130,6 +133,8 @@ export interface MountConfig {
   /** The pod's user namespace, where the files shall appear through it (an id-mapped mount). */
   idMapping?: UserNamespace;
   propagation: Propagation;
+  /** Of noexec, nosuid, nodev. */
+  options: string[];
 }
 
 /** A CRI Device, checked. */

@@ -6,6 +6,7 @@ import type { PodContext } from "./context.js";
 import type { Pod } from "./pod.js";
 import { compareAgain } from "./recovery.js";
 import { onVmDeath } from "./vm-death.js";
+import { podVolumes } from "./volumes.js";
 
 const DESTROY_MS = 20_000;
 
@@ -14,6 +15,7 @@ export function watchVm(ctx: PodContext, pod: Pod, vm: Vm, serverVersion: string
   const logger = ctx.logger.child({ pod: pod.id });
   const session = new AgentSession({ address: vm.link, podId: pod.id, serverVersion, logger });
   pod.session = session;
+  pod.volumes = podVolumes(ctx, pod, vm, session);
 
   const once = onePerKey((err) => logger.warn("cannot record what the guest reports", { err }));
   // Events resume by number, but a guest that dropped some must not leave a container running for ever.

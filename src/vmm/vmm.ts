@@ -34,7 +34,11 @@ export interface DiskSpec {
   /** What the guest finds it by: at most 20 characters of [a-z0-9-]. */
   serial: string;
   /** Read-only is enforced by the VMM and by the file's mode. A raw disk's file must be in `VmSpec.dir` or is hard-linked into it. */
-  source: { kind: "image"; image: ImageDevice } | { kind: "raw"; path: string; readOnly: boolean };
+  source:
+    | { kind: "image"; image: ImageDevice }
+    | { kind: "raw"; path: string; readOnly: boolean }
+    /** A block device of the host; the VMM gets a node of its own for it. That nobody else uses it is the caller's to see to. */
+    | { kind: "device"; major: number; minor: number; readOnly: boolean };
 }
 
 export interface VmmCapabilities {

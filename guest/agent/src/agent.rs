@@ -9,6 +9,7 @@ use crate::oom::OomWatch;
 use crate::sandbox::Sandbox;
 use crate::setup::Setup;
 use crate::sys;
+use crate::volume::Volumes;
 use std::hash::RandomState;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +25,7 @@ pub struct Agent {
     pub hasher: RandomState,
     pub sandbox: Sandbox,
     pub images: Images,
+    pub volumes: Volumes,
     pub containers: Table,
     pub execs: Execs,
     /// Connections of Dial.
@@ -45,6 +47,7 @@ impl Agent {
             hasher: RandomState::new(),
             sandbox: Sandbox::default(),
             images: Images::default(),
+            volumes: Volumes::default(),
             containers: Table::default(),
             execs: Execs::default(),
             dials: Arc::new(Semaphore::new(dial::MOST)),

@@ -1,14 +1,14 @@
 //! Dial: one TCP connection into the pod, the far end of port-forward.
 
 use crate::fail::{internal, invalid, precondition};
-use crate::pb::agent::v1::{DialRequest, DialResponse};
+use crate::pb::agent::v1::{AcceptSocketRequest, DialRequest, DialResponse};
 use bytes::Bytes;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, Semaphore};
+use tokio::sync::{mpsc, OwnedSemaphorePermit, Semaphore};
 use tonic::{Status, Streaming};
 
 /// Connections at a time.
@@ -17,7 +17,7 @@ const PIECE: usize = 32 << 10;
 /// For loopback to take a connection: longer means that the listener's queue is full.
 const CONNECT: Duration = Duration::from_secs(10);
 
-type Sender = mpsc::Sender<Result<DialResponse, Status>>;
+pub type Sender = mpsc::Sender<Result<DialResponse, Status>>;
 
 /// The port that the first request names.
 pub fn first(request: Option<DialRequest>) -> Result<u16, Status> {
@@ -33,15 +33,15 @@ pub async fn dial(
     port: u16,
     requests: Streaming<DialRequest>,
 ) -> Result<mpsc::Receiver<Result<DialResponse, Status>>, Status> {
-    let slot = slots
-        .try_acquire_owned()
-        .map_err(|_| Status::resource_exhausted(format!("{MOST} connections are open already")))?;
-    let connection = connect(port).await?;
+    let slot = slot(&slots)?;
+    let mut connection = connect(port).await?;
     let (sender, receiver) = mpsc::channel(4);
     tokio::spawn(async move {
         let _slot = slot;
+        let (read, write) = connection.split();
+        let what = format!("port {port}");
         let result = tokio::select! {
-            result = carry(port, connection, requests, &sender) => result,
+            result = carry(&what, read, write, requests, &sender) => result,
             // Nobody listens any more.
             () = sender.closed() => return,
         };
@@ -74,15 +74,38 @@ async fn connect(port: u16) -> Result<TcpStream, Status> {
     )))
 }
 
-/// Both directions, each until its end.
-async fn carry(
-    port: u16,
-    mut connection: TcpStream,
-    mut requests: Streaming<DialRequest>,
+/// One of the connections that there may be at a time.
+pub fn slot(slots: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Status> {
+    let slot = slots.clone().try_acquire_owned();
+    slot.map_err(|_| Status::resource_exhausted(format!("{MOST} connections are open already")))
+}
+
+/// A request that brings bytes for the connection.
+pub trait Piece {
+    fn bytes(&self) -> &[u8];
+}
+
+impl Piece for DialRequest {
+    fn bytes(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl Piece for AcceptSocketRequest {
+    fn bytes(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+/// Both directions of a connection, each until its end; first says that it is there. `what` names it in errors.
+pub async fn carry<P: Piece>(
+    what: &str,
+    mut read: impl AsyncRead + Unpin,
+    mut write: impl AsyncWrite + Unpin,
+    mut requests: Streaming<P>,
     sender: &Sender,
 ) -> Result<(), Status> {
-    let broken = |e: std::io::Error| Status::aborted(format!("the connection to port {port} broke: {e}"));
-    let (mut read, mut write) = connection.split();
+    let broken = |e: std::io::Error| Status::aborted(format!("the connection to {what} broke: {e}"));
     send(sender, Bytes::new(), false).await?;
     let out = async {
         let mut buffer = vec![0; PIECE];
@@ -96,7 +119,7 @@ async fn carry(
     };
     let into = async {
         while let Some(request) = requests.message().await? {
-            write.write_all(&request.data).await.map_err(broken)?;
+            write.write_all(request.bytes()).await.map_err(broken)?;
         }
         write.shutdown().await.map_err(broken)
     };

@@ -54,18 +54,34 @@ impl Rootfs {
 
     /// A regular file as text, "" where there is none; invalid UTF-8 is replaced; above 4 MiB is InvalidData.
     pub fn text(&self, path: &str) -> io::Result<String> {
-        let file = match self.at(path, libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY) {
+        let file = match self.file(path) {
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => return Ok(String::new()),
-            file => File::from(file?),
+            file => file?,
         };
+        Ok(String::from_utf8_lossy(&sys::read_bounded(file, LARGEST_FILE)?).into_owned())
+    }
+
+    /// A regular file, open for reading.
+    pub fn file(&self, path: &str) -> io::Result<File> {
+        let file = File::from(self.at(path, libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY)?);
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"));
         }
-        Ok(String::from_utf8_lossy(&sys::read_bounded(file, LARGEST_FILE)?).into_owned())
+        Ok(file)
+    }
+
+    /// What is at a path, held open without any access to its content.
+    pub fn find(&self, path: &str) -> io::Result<OwnedFd> {
+        self.at(path, libc::O_PATH)
     }
 
     /// Makes a folder and those above it (mode 0755, root) where they are missing. `path` is absolute.
     pub fn make_dir(&self, path: &str) -> io::Result<()> {
+        self.make_dir_as(path, 0o755)
+    }
+
+    /// The same with another mode.
+    pub fn make_dir_as(&self, path: &str, mode: u32) -> io::Result<()> {
         let mut so_far = String::from("/");
         for part in path.split('/').filter(|p| !p.is_empty() && *p != ".") {
             let parent = self.at(&so_far, libc::O_PATH | libc::O_DIRECTORY)?;
@@ -73,7 +89,7 @@ impl Rootfs {
             match self.at(&so_far, libc::O_PATH | libc::O_DIRECTORY) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
                     let name = sys::cstring(part)?;
-                    sys::check(unsafe { libc::mkdirat(parent.as_raw_fd(), name.as_ptr(), 0o755) })?;
+                    sys::check(unsafe { libc::mkdirat(parent.as_raw_fd(), name.as_ptr(), mode) })?;
                 }
                 found => drop(found?),
             }

@@ -7,7 +7,7 @@ use crate::container::{create, output, remove, signal, start, update};
 use crate::fail::{internal, invalid, precondition, Doing};
 use crate::pb::agent::v1::agent_server::Agent as Contract;
 use crate::pb::agent::v1::*;
-use crate::{crun, dial, events, exec, log, sandbox, shutdown, stats, sys};
+use crate::{crun, dial, events, exec, log, sandbox, shutdown, stats, sys, volume};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,7 +64,7 @@ impl Contract for Service {
             agent_version: env!("CARGO_PKG_VERSION").into(),
             protocol: PROTOCOL,
             instance: agent.instance.clone(),
-            features: ["output-spool", "exec-kill-tree", "oom-events", "dial", mode]
+            features: ["output-spool", "exec-kill-tree", "oom-events", "dial", "volumes", mode]
                 .map(String::from)
                 .into(),
             kernel: sys::kernel_release(),
@@ -232,26 +232,42 @@ impl Contract for Service {
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 
-    async fn put_volume(&self, _: Request<PutVolumeRequest>) -> Answer<PutVolumeResponse> {
-        Err(Status::unimplemented("PutVolume"))
+    async fn put_volume(&self, request: Request<PutVolumeRequest>) -> Answer<PutVolumeResponse> {
+        let request = request.into_inner();
+        self.to_the_end("PutVolume", |agent| async move {
+            volume::put(&agent, request).await.map(|()| PutVolumeResponse {})
+        })
+        .await
     }
 
-    async fn sync_volume(&self, _: Request<Streaming<SyncVolumeRequest>>) -> Answer<SyncVolumeResponse> {
-        Err(Status::unimplemented("SyncVolume"))
+    async fn sync_volume(&self, request: Request<Streaming<SyncVolumeRequest>>) -> Answer<SyncVolumeResponse> {
+        // Without commit nothing is to be brought to an end, and the switch itself does not wait.
+        let synced = volume::sync(&self.agent, request.into_inner()).await;
+        synced.map(|()| Response::new(SyncVolumeResponse {}))
     }
 
-    async fn read_volume(&self, _: Request<ReadVolumeRequest>) -> Answer<ReadVolumeResponse> {
-        Err(Status::unimplemented("ReadVolume"))
+    async fn read_volume(&self, request: Request<ReadVolumeRequest>) -> Answer<ReadVolumeResponse> {
+        let data = volume::read(&self.agent, request.into_inner()).await?;
+        Ok(Response::new(ReadVolumeResponse { data: data.into() }))
     }
 
-    async fn remove_volume(&self, _: Request<RemoveVolumeRequest>) -> Answer<RemoveVolumeResponse> {
-        Err(Status::unimplemented("RemoveVolume"))
+    async fn remove_volume(&self, request: Request<RemoveVolumeRequest>) -> Answer<RemoveVolumeResponse> {
+        let id = request.into_inner().volume_id;
+        let work =
+            |agent: Arc<Agent>| async move { volume::remove(&agent, &id).await.map(|()| RemoveVolumeResponse {}) };
+        self.to_the_end("RemoveVolume", work).await
     }
 
     type AcceptSocketStream = Stream<DialResponse>;
 
-    async fn accept_socket(&self, _: Request<Streaming<AcceptSocketRequest>>) -> Answer<Self::AcceptSocketStream> {
-        Err(Status::unimplemented("AcceptSocket"))
+    async fn accept_socket(
+        &self,
+        request: Request<Streaming<AcceptSocketRequest>>,
+    ) -> Answer<Self::AcceptSocketStream> {
+        let mut requests = request.into_inner();
+        let first = requests.message().await?;
+        let responses = volume::accept(&self.agent, first, requests)?;
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 
     type EventsStream = Stream<Event>;

@@ -41,6 +41,26 @@ impl Setup {
         self.home.join("images")
     }
 
+    /// What volumes keep in memory, a folder for each.
+    pub fn volumes(&self) -> PathBuf {
+        self.home.join("volumes")
+    }
+
+    /// Volumes on the scratch disk. No container id begins with a dot.
+    pub fn scratch_volumes(&self) -> PathBuf {
+        self.scratch().join(".volumes")
+    }
+
+    /// Paths inside volumes, mounted here while a container is made.
+    pub fn pins(&self) -> PathBuf {
+        self.home.join("pins")
+    }
+
+    /// Where the pod's share is mounted.
+    pub fn share(&self) -> PathBuf {
+        self.home.join("share")
+    }
+
     pub fn shm(&self) -> PathBuf {
         self.home.join("shm")
     }
@@ -65,6 +85,7 @@ impl Setup {
             self.home.join("c"),
             self.scratch(),
             self.images(),
+            self.volumes(),
             self.shm(),
             self.pod_files(),
             self.crun_root(),

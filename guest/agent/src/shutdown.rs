@@ -72,6 +72,7 @@ pub async fn clean_up(agent: &Agent) {
             log::error(format!("removal of container {}: {}", container.id, e.message()));
         }
     }
+    crate::volume::remove_all(agent).await;
     for dir in [agent.setup.scratch(), agent.setup.shm()] {
         // Not mounted where no sandbox was configured.
         drop(sys::umount(&dir, libc::MNT_DETACH));

@@ -4,6 +4,8 @@ use crate::container::update::weight;
 use crate::fail::invalid;
 use crate::pb::oci::v1::{Mount, Namespace, Process, Resources, Spec, User};
 use crate::users::Identity;
+use crate::volume;
+use std::collections::BTreeMap;
 use std::path::Path;
 use tonic::Status;
 
@@ -19,6 +21,8 @@ pub struct Facts<'a> {
     /// Folder with this container's hosts, resolv.conf, hostname.
     pub files: &'a Path,
     pub shm: &'a Path,
+    /// Where crun finds the volumes, by source.
+    pub volumes: &'a BTreeMap<String, String>,
     pub identity: &'a Identity,
     /// Path of the pid namespace to join; Some("") makes one, None means the guest's own.
     pub pid_namespace: Option<String>,
@@ -92,6 +96,9 @@ fn check_mount(mount: &Mount) -> Result<(), Status> {
     if !at.starts_with('/') {
         return Err(invalid(format!("mount: wanted an absolute destination, found {at:?}")));
     }
+    if volume::is_volume(source) {
+        return volume::parse(source).map(drop);
+    }
     if source.starts_with("podvm:") {
         return match source {
             "podvm:shm" | "podvm:hosts" | "podvm:resolv.conf" | "podvm:hostname" => Ok(()),
@@ -121,6 +128,7 @@ pub fn complete(mut spec: Spec, facts: &Facts) -> Spec {
     for mount in &mut spec.mounts {
         let source = match mount.source.as_deref() {
             Some("podvm:shm") => facts.shm.to_path_buf(),
+            Some(source) if facts.volumes.contains_key(source) => facts.volumes[source].clone().into(),
             Some(special) if special.starts_with("podvm:") => facts.files.join(&special["podvm:".len()..]),
             _ => continue,
         };
@@ -195,6 +203,8 @@ mod tests {
     use super::*;
     use crate::pb::oci::v1::{Capabilities, Cpu, Linux, Memory, Rlimit};
 
+    static NONE: BTreeMap<String, String> = BTreeMap::new();
+
     fn identity() -> Identity {
         Identity {
             uid: 1000,
@@ -209,6 +219,7 @@ mod tests {
             rootfs: Path::new("/r"),
             files: Path::new("/f"),
             shm: Path::new("/s"),
+            volumes: &NONE,
             identity,
             pid_namespace: pid.map(String::from),
             cgroups_path: Some("/podvm/c-a".into()),
@@ -317,6 +328,8 @@ mod tests {
             mount("/etc", "none", &["rbind"]),
             mount("/etc", "tmpfs", &["bind"]),
             mount("podvm:root", "bind", &[]),
+            mount("podvm:volume/", "bind", &[]),
+            mount("podvm:volume/a/../b", "bind", &[]),
             mount("/dev/vda", "ext4", &[]),
             Mount {
                 destination: "relative".into(),

@@ -36,11 +36,12 @@ pub fn enter(document: &Document) -> Result<(), Failure> {
             None,
         )?;
         let flags = match bind.access {
-            Access::Read => libc::MS_RDONLY | libc::MS_NOEXEC,
-            Access::Execute => libc::MS_RDONLY,
+            Access::Read => libc::MS_RDONLY | libc::MS_NOEXEC | libc::MS_NODEV,
+            Access::Execute => libc::MS_RDONLY | libc::MS_NODEV,
+            // The folder of its disks, among which may be a node of a block device that the pod was given. It can make none itself.
             Access::Write => libc::MS_NOEXEC,
         };
-        let flags = flags | libc::MS_BIND | libc::MS_REMOUNT | libc::MS_NOSUID | libc::MS_NODEV;
+        let flags = flags | libc::MS_BIND | libc::MS_REMOUNT | libc::MS_NOSUID;
         mount(
             &format!("restrict {}", bind.path),
             None,

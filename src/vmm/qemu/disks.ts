@@ -2,8 +2,9 @@
  * Disks of a VM: their files, hard-linked into the VM's own folder (the VMM sees no other), and their QMP objects. Everything
  * is named after the serial, so that each step can be found again, repeated or undone by a server that knows nothing else.
  */
-import { link, mkdir, readdir, rm, stat, writeFile } from "node:fs/promises";
+import { chown, link, mkdir, readdir, rm, stat, writeFile } from "node:fs/promises";
 import { errno, PodvmError } from "../../host/errors.js";
+import { run } from "../../host/run.js";
 import type { DiskSpec, VmSpec } from "../vmm.js";
 import { diskFolder } from "./paths.js";
 import { vmdkDescriptor } from "./vmdk.js";
@@ -25,6 +26,10 @@ export async function placeDisk(spec: VmSpec, disk: DiskSpec): Promise<void> {
   try {
     if (disk.source.kind === "raw") {
       await linkInto(disk.source.path, rawPath(spec, disk.serial));
+      return;
+    }
+    if (disk.source.kind === "device") {
+      await makeNode(spec, disk.serial, disk.source);
       return;
     }
     const { imageId, extents } = disk.source.image;
@@ -67,14 +72,17 @@ export function blockNode(spec: VmSpec, disk: DiskSpec): Record<string, unknown>
     const file = { driver: "file", filename: vmdkPath(spec, disk.serial), "read-only": true };
     return { driver: "vmdk", ...name, "read-only": true, "auto-read-only": false, file };
   }
-  const readOnly = disk.source.readOnly;
+  const { readOnly } = disk.source;
   const common = { "read-only": readOnly, discard: readOnly ? "ignore" : "unmap" };
   // Discard on both nodes: the upper one passes it on, the lower one punches the hole.
   return {
     driver: "raw",
     ...name,
     ...common,
-    file: { driver: "file", filename: rawPath(spec, disk.serial), ...common },
+    file:
+      disk.source.kind === "device"
+        ? { driver: "host_device", filename: nodePath(spec, disk.serial), ...common }
+        : { driver: "file", filename: rawPath(spec, disk.serial), ...common },
   };
 }
 
@@ -93,8 +101,21 @@ export function blockDevice(disk: DiskSpec, lun: number): Record<string, unknown
 }
 
 const rawPath = (spec: VmSpec, serial: string) => `${diskFolder(spec)}/${serial}.raw`;
+const nodePath = (spec: VmSpec, serial: string) => `${diskFolder(spec)}/${serial}.dev`;
 const vmdkPath = (spec: VmSpec, serial: string) => `${diskFolder(spec)}/${serial}.vmdk`;
 const extentFile = (serial: string, i: number) => `${serial}.${i}`;
+
+/** A node for the VMM's user alone; the original keeps its owner. */
+async function makeNode(
+  spec: VmSpec,
+  serial: string,
+  { major, minor, readOnly }: { major: number; minor: number; readOnly: boolean },
+): Promise<void> {
+  const path = nodePath(spec, serial);
+  await rm(path, { force: true });
+  await run(["mknod", "-m", readOnly ? "0400" : "0600", path, "b", `${major}`, `${minor}`]);
+  await chown(path, spec.uid, spec.uid);
+}
 
 async function linkInto(from: string, to: string): Promise<void> {
   try {

@@ -12,7 +12,8 @@ use crate::pb::oci::v1::{Process, Spec};
 use crate::rootfs::Rootfs;
 use crate::tube::{Console, Tube};
 use crate::users::Identity;
-use crate::{modules, reaper, spec, sys, users};
+use crate::volume::Held;
+use crate::{device, modules, reaper, spec, sys, users};
 use prost::Message;
 use std::fs;
 use std::hash::BuildHasher;
@@ -94,6 +95,7 @@ fn check(agent: &Agent, request: &CreateContainerRequest) -> Result<(), Status> 
             .as_ref()
             .ok_or_else(|| invalid("spec: wanted one, found none"))?,
     )?;
+    device::check(&request.devices)?;
     if agent.sandbox.pod_id().is_empty() {
         return Err(precondition("wanted ConfigureSandbox before the first container"));
     }
@@ -116,15 +118,19 @@ async fn build(
     let identity = who(&root, request.user.clone().unwrap_or_default())?;
     copy_pod_files(&setup.pod_files(), &bundle).doing(|| "hosts, resolv.conf, hostname")?;
 
+    let asked = request.spec.clone().unwrap_or_default();
+    let held = Held::of(agent, &asked).await?;
     let facts = spec::Facts {
         rootfs: &rootfs,
         files: &bundle,
         shm: &setup.shm(),
+        volumes: &held.paths,
         identity: &identity,
         pid_namespace: pid_namespace(agent, &request)?,
         cgroups_path: setup.cgroups.crun_path(id),
     };
-    let spec = spec::complete(request.spec.clone().unwrap_or_default(), &facts);
+    let mut spec = spec::complete(asked, &facts);
+    device::add(&mut spec, &request.devices, &identity).await?;
     let process = spec.process.clone().unwrap_or_default();
     root.make_dir(&process.cwd)
         .doing(|| format!("working directory {:?}", process.cwd))?;
@@ -153,6 +159,7 @@ async fn build(
         image: request.image.map(|i| i.serial).unwrap_or_default(),
         cgroup,
         layer,
+        volumes: held.uses,
         output,
         input: Input::new(streams.stdin, streams.terminal.is_some(), request.stdin_once),
         terminal: streams.terminal,

@@ -17,12 +17,14 @@ pub mod update;
 pub mod watch;
 
 use crate::fail::missing;
+use crate::keyed::Keyed;
 use crate::pb::agent::v1::{ContainerInfo, ContainerState, CreateContainerResponse, ExitRecord};
 use crate::pb::oci::v1::Process;
 use crate::tube::Tube;
+use crate::volume::Use;
 use input::Input;
 use output::Output;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::OwnedMutexGuard;
@@ -42,6 +44,8 @@ pub struct Container {
     pub image: String,
     pub cgroup: PathBuf,
     pub layer: PathBuf,
+    /// Those that it mounts: not to be removed before it.
+    pub volumes: Vec<Use>,
     pub output: Arc<Output>,
     pub input: Input,
     pub terminal: Option<Tube>,
@@ -83,7 +87,7 @@ impl Container {
 #[derive(Default)]
 pub struct Table {
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
-    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    locks: Keyed,
 }
 
 impl Table {
@@ -110,14 +114,7 @@ impl Table {
 
     /// Waits for other calls on the same id.
     pub async fn lock(&self, id: &str) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self.locks.lock().unwrap_or_else(|e| e.into_inner());
-            if locks.len() > 2 * MOST {
-                locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-            }
-            locks.entry(id.into()).or_default().clone()
-        };
-        lock.lock_owned().await
+        self.locks.lock(id).await
     }
 
     fn lock_table(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Container>>> {
