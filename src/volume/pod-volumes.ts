@@ -17,7 +17,7 @@ import { classifyMount } from "./classify.js";
 import { Follower } from "./follow.js";
 import { readGeneration } from "./generation.js";
 import { imageVolume } from "./image.js";
-import { mountOptions } from "./mount-options.js";
+import { idMappings, mountOptions } from "./mount-options.js";
 import { type MountInfo, readMountInfo } from "./mountinfo.js";
 import type { Shares } from "./share.js";
 import { forwardSocket } from "./socket.js";
@@ -91,6 +91,7 @@ export class PodVolumes {
         type: "bind",
         source: `podvm:volume/${id}${choice.subPath && `/${choice.subPath}`}`,
         options: mountOptions(mount),
+        ...idMappings(mount),
       });
     }
     for (const [i, node] of nodes.entries()) {

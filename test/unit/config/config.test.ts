@@ -73,6 +73,7 @@ insecure_tls = true
 [policy]
 host_namespaces = []
 unset_seccomp_profile = "runtime/default"
+sockets = ["/run/a.sock"]
 `);
   t.deepEqual(config, {
     stateDir: "/s",
@@ -107,7 +108,7 @@ unset_seccomp_profile = "runtime/default"
         "r.example.com": { mirrors: [], plainHttp: false, insecureTls: true, caFile: "/ca.pem" },
       },
     },
-    policy: { hostNamespaces: [], unsetSeccompProfile: "runtime/default" },
+    policy: { hostNamespaces: [], unsetSeccompProfile: "runtime/default", sockets: ["/run/a.sock"] },
   });
 });
 
