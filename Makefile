@@ -34,8 +34,8 @@ cluster-down: ## end that cluster and remove every trace of it
 cluster-test: ## the same cluster, tested with kubectl
 	@test/setup/test.sh cluster
 
-test-all: ## make test, kubelet-test and cluster-test in one
-	@test/setup/test.sh lint rust unit contract e2e kubelet cluster
+test-all: ## make test, critest, kubelet-test and cluster-test in one
+	@test/setup/test.sh lint rust unit contract e2e critest kubelet cluster
 
 critest: ## critest v1.36 against a server of its own: every spec, serially, in parallel, over WebSocket
 	@critest-config/run.sh
