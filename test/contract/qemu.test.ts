@@ -305,7 +305,7 @@ test("a guest kernel that panics ends the VM", async (t) => {
   const r = await rig(t);
   const guest = join(r.store, "guest");
   await mkdir(guest);
-  await link(join(r.spec.guest, "vmlinux"), join(guest, "vmlinux"));
+  for (const name of ["vmlinux", "manifest.json"]) await link(join(r.spec.guest, name), join(guest, name));
   await writeFile(join(guest, "initrd"), Buffer.alloc(512)); // no init in it
   r.spec.guest = guest;
   const vm = await r.vmm.start(r.spec, deadline);
@@ -327,6 +327,7 @@ test("a start that fails says why and leaves nothing", async (t) => {
         spec.guest = join(store, "guest");
         await mkdir(spec.guest);
         for (const file of ["vmlinux", "initrd"]) await writeFile(join(spec.guest, file), randomBytes(8192));
+        await writeFile(join(spec.guest, "manifest.json"), '{"cmdline":"quiet"}');
       },
     },
     {

@@ -3,11 +3,11 @@ import { access } from "node:fs/promises";
 import * as v from "valibot";
 import { PodvmError } from "../../host/errors.js";
 import { readFileIfThere } from "../../host/files.js";
-import { DEFAULT_CMDLINE, type GuestBoot } from "./command.js";
+import type { GuestBoot } from "./command.js";
 
-const Manifest = v.object({ cmdline: v.optional(v.pipe(v.string(), v.maxLength(2000))) });
+const Manifest = v.object({ cmdline: v.pipe(v.string(), v.minLength(1), v.maxLength(2000)) });
 
-/** Rejects with failed_precondition where kernel or initrd is missing. */
+/** Rejects with failed_precondition where kernel, initrd or manifest.json is missing, or the manifest names no kernel command line. */
 export async function readGuest(folder: string): Promise<GuestBoot> {
   const [kernel, initrd] = [`${folder}/vmlinux`, `${folder}/initrd`];
   for (const path of [kernel, initrd]) {
@@ -15,8 +15,24 @@ export async function readGuest(folder: string): Promise<GuestBoot> {
       throw new PodvmError("failed_precondition", `the guest image lacks ${path}: run setup again`, { cause });
     });
   }
-  const text = await readFileIfThere(`${folder}/manifest.json`);
-  if (text === undefined) return { kernel, initrd, cmdline: DEFAULT_CMDLINE };
-  const { cmdline } = v.parse(Manifest, JSON.parse(text));
-  return { kernel, initrd, cmdline: cmdline ?? DEFAULT_CMDLINE };
+  const path = `${folder}/manifest.json`;
+  const text = await readFileIfThere(path);
+  if (text === undefined) throw new PodvmError("failed_precondition", `the guest image lacks ${path}: run setup again`);
+  const manifest = v.safeParse(Manifest, parseJson(text));
+  if (!manifest.success) {
+    const why = manifest.issues[0].message;
+    throw new PodvmError(
+      "failed_precondition",
+      `${path}: wanted "cmdline", the guest's kernel command line: ${why}: run setup again`,
+    );
+  }
+  return { kernel, initrd, cmdline: manifest.output.cmdline };
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }
