@@ -105,9 +105,9 @@ async function makeInGuest(
   await vmOf(pod).attachBlock({ serial: document.imageSerial, source: { kind: "image", image: device } }, ATTACH_MS);
   undo.add("container in the guest", async () => {
     if (!pod.ready) return; // gone with its VM
-    await pod.call((agent) => agent.removeContainer(container.id, { deadlineMs: UNDO_MS }), UNDO_MS);
+    await pod.call((agent, deadlineMs) => agent.removeContainer(container.id, { deadlineMs }), UNDO_MS);
   });
-  const made = await pod.call((agent) => agent.createContainer(request, { deadlineMs: CREATE_MS }), CREATE_MS);
+  const made = await pod.call((agent, deadlineMs) => agent.createContainer(request, { deadlineMs }), CREATE_MS);
   undo.add("output pump", async () => {
     await container.pump?.close();
     container.pump = undefined;

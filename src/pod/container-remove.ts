@@ -19,7 +19,7 @@ export async function removeLocked(ctx: PodContext, container: Container): Promi
   const pod = ctx.registry.findPod(container.document.podId);
   try {
     if (pod?.ready)
-      await pod.call((agent) => agent.removeContainer(container.id, { deadlineMs: REMOVE_MS }), REMOVE_MS);
+      await pod.call((agent, deadlineMs) => agent.removeContainer(container.id, { deadlineMs }), REMOVE_MS);
   } catch (err) {
     if (pod?.ready) throw err; // else its VM has died meanwhile, and the container with it
   }

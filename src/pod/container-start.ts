@@ -20,7 +20,7 @@ export async function startContainer(ctx: PodContext, id: string): Promise<void>
     document.starting = true;
     let started: bigint;
     try {
-      started = await pod.call((agent) => agent.startContainer(container.id, { deadlineMs: START_MS }), START_MS);
+      started = await pod.call((agent, deadlineMs) => agent.startContainer(container.id, { deadlineMs }), START_MS);
     } catch (err) {
       await killUncertain(pod, container, err);
       await endLocked(ctx, container, { exitCode: 128, reason: "StartError", message: messageOf(err) });
@@ -41,6 +41,6 @@ async function killUncertain(pod: Pod, container: Container, err: unknown): Prom
   if (!hasCode(err, "deadline_exceeded") && !hasCode(err, "unavailable")) return;
   // Where this fails too, the next comparison with the guest (recovery.ts) does it.
   await pod
-    .call((agent) => agent.signalContainer(container.id, SIGKILL, true, { deadlineMs: KILL_MS }), KILL_MS)
+    .call((agent, deadlineMs) => agent.signalContainer(container.id, SIGKILL, true, { deadlineMs }), KILL_MS)
     .catch(() => {});
 }

@@ -17,7 +17,10 @@ export async function stopContainer(ctx: PodContext, id: string, timeoutSeconds:
   const signal = async (number: number, all: boolean) => {
     if (container.exited) return;
     try {
-      await pod.call((agent) => agent.signalContainer(container.id, number, all, { deadlineMs: SIGNAL_MS }), SIGNAL_MS);
+      await pod.call(
+        (agent, deadlineMs) => agent.signalContainer(container.id, number, all, { deadlineMs }),
+        SIGNAL_MS,
+      );
     } catch (err) {
       if (pod.ready || !(await container.waitExit(SIGNAL_MS))) throw err; // else its VM has died, and it with that
     }

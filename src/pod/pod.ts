@@ -31,17 +31,19 @@ export class Pod {
   }
 
   /**
-   * One call of the agent, at most `deadlineMs` in all. Every mutating call is idempotent by id (agent.proto), so one that a broken
+   * One call of the agent, at most `deadlineMs` in all: `work` is told how much of it is left. Every mutating call is idempotent by id (agent.proto), so one that a broken
    * connection cut short is made again on the next connection.
    */
-  async call<T>(work: (agent: Agent) => Promise<T>, deadlineMs: number): Promise<T> {
-    const end = Date.now() + deadlineMs;
+  async call<T>(work: (agent: Agent, deadlineMs: number) => Promise<T>, deadlineMs: number): Promise<T> {
+    const end = performance.now() + deadlineMs;
+    const left = () => Math.max(end - performance.now(), 1);
     for (;;) {
       try {
-        return await work(await this.agent(Math.max(end - Date.now(), 1)));
+        const agent = await this.agent(left());
+        return await work(agent, left());
       } catch (err) {
         if (!this.ready) throw this.notReady();
-        if (!hasCode(err, "unavailable") || Date.now() >= end) throw err;
+        if (!hasCode(err, "unavailable") || left() <= RETRY_MS) throw err;
         await sleep(RETRY_MS); // a guest that answers "unavailable" at once must not keep the server busy
       }
     }

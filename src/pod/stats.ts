@@ -29,7 +29,7 @@ export class StatsReader {
     const result: PodStats = { pod, containers: [] };
     if (!pod.ready) return result;
     const [guest, host] = await Promise.allSettled([
-      pod.call((agent) => agent.stats([], { deadlineMs: STATS_MS }), STATS_MS),
+      pod.call((agent, deadlineMs) => agent.stats([], { deadlineMs }), STATS_MS),
       pod.vm?.hostCost() ?? Promise.resolve(undefined),
     ]);
     if (host.status === "fulfilled" && host.value) {
