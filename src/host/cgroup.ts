@@ -2,10 +2,13 @@
  * Control groups by name, on cgroup v1, v2 and the hybrid of both. A name ("/kubepods/burstable/podX/podvm-ID") stands for one
  * folder below every hierarchy that is mounted. Only the last part of a name is ever removed: its parents are kubelet's.
  */
-import { mkdir, readFile, rmdir, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rmdir, writeFile } from "node:fs/promises";
 import { sleep } from "./deadline.js";
 import { errno, PodvmError } from "./errors.js";
 import { readFileIfThere } from "./files.js";
+
+/** kubelet's pods lie at four; nobody nests deeper than a few more. */
+const MAX_DEPTH = 12;
 
 interface Hierarchy {
   mountPoint: string;
@@ -32,8 +35,24 @@ export interface Cgroups {
   pids(name: string): Promise<number[]>;
   /** Kills every process in the group and removes its folders. OK where there is none. Rejects with deadline_exceeded. */
   remove(name: string, deadlineMs: number): Promise<void>;
+  /** Names of the groups whose last part is `leaf`, below whatever parents. Reads all folders: for what has no record. */
+  find(leaf: string): Promise<string[]>;
   /** Undefined where the group does not exist. */
   usage(name: string): Promise<CgroupUsage | undefined>;
+}
+
+/** Groups that go away meanwhile are left out. */
+async function* namesBelow(mountPoint: string, name: string, depth: number): AsyncGenerator<string> {
+  const entries = await readdir(`${mountPoint}${name}`, { withFileTypes: true }).catch((err) => {
+    if (errno(err) === "ENOENT") return [];
+    throw err;
+  });
+  for (const entry of entries) {
+    if (!entry.isDirectory()) continue;
+    const below = `${name}/${entry.name}`;
+    yield below;
+    if (depth > 1) yield* namesBelow(mountPoint, below, depth - 1);
+  }
 }
 
 export async function openCgroups(): Promise<Cgroups> {
@@ -134,6 +153,14 @@ function cgroupsOf(hierarchies: Hierarchy[]): Cgroups {
         }
         await sleep(pause);
       }
+    },
+
+    async find(leaf) {
+      const found = new Set<string>();
+      for (const { mountPoint } of hierarchies) {
+        for await (const name of namesBelow(mountPoint, "", MAX_DEPTH)) if (name.endsWith(`/${leaf}`)) found.add(name);
+      }
+      return [...found];
     },
 
     async usage(name) {

@@ -9,6 +9,7 @@ import { readdir, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { ContainerInfo } from "../gen/agent/v1/agent.js";
 import { ContainerState as GuestState } from "../gen/agent/v1/agent.js";
+import { openCgroups } from "../host/cgroup.js";
 import { sleep, withDeadline } from "../host/deadline.js";
 import { errno, messageOf } from "../host/errors.js";
 import type { Vm } from "../vmm/vmm.js";
@@ -20,6 +21,7 @@ import { Pod } from "./pod.js";
 import { stopLocked } from "./sandbox-stop.js";
 import { SIGKILL } from "./signals.js";
 import type { ContainerDocument } from "./types.js";
+import { vmCgroup, vmCgroupLeaf } from "./vm-cgroup.js";
 import { onVmDeath } from "./vm-death.js";
 
 /** A node that has just come back is busy: patience, in several attempts, before a pod is given up. */
@@ -168,7 +170,7 @@ async function tryUntilDone(over: () => boolean, work: () => Promise<void>): Pro
 
 /** Brings documents and guest together. */
 async function compareWithGuest(ctx: PodContext, pod: Pod): Promise<void> {
-  const { containers } = await pod.call((agent) => agent.listContainers({ deadlineMs: AGENT_MS }), AGENT_MS);
+  const { containers } = await pod.call((agent, deadlineMs) => agent.listContainers({ deadlineMs }), AGENT_MS);
   const inGuest = new Map(containers.map((info) => [info.containerId, info]));
   for (const container of ctx.registry.containersOf(pod.id)) {
     if (container.document.state === "creating") continue; // its creation is under way
@@ -177,7 +179,7 @@ async function compareWithGuest(ctx: PodContext, pod: Pod): Promise<void> {
   for (const id of inGuest.keys()) {
     if (ctx.registry.containerOf(pod.id, id)) continue;
     ctx.logger.info("removing a container that only the guest knows", { pod: pod.id, container: id });
-    await pod.call((agent) => agent.removeContainer(id, { deadlineMs: AGENT_MS }), AGENT_MS);
+    await pod.call((agent, deadlineMs) => agent.removeContainer(id, { deadlineMs }), AGENT_MS);
   }
 }
 
@@ -211,7 +213,7 @@ async function compare(
 /** It was reported as not started, or as ended, without an answer from the guest: that must become true. */
 async function killForgotten(ctx: PodContext, pod: Pod, container: Container): Promise<void> {
   ctx.logger.warn("killing a container that runs although it has exited", { pod: pod.id, container: container.id });
-  await pod.call((agent) => agent.signalContainer(container.id, SIGKILL, true, { deadlineMs: AGENT_MS }), AGENT_MS);
+  await pod.call((agent, deadlineMs) => agent.signalContainer(container.id, SIGKILL, true, { deadlineMs }), AGENT_MS);
 }
 
 /** StartContainer had come as far as the agent. */
@@ -248,24 +250,26 @@ async function sweep(ctx: PodContext): Promise<void> {
   }
 }
 
+/** Nothing tells what its pod was; its cgroup is known by its last part, whatever parent the client had named. */
 async function sweepVm(ctx: PodContext, id: string): Promise<void> {
-  const short = id.slice(0, 20);
+  const names = await (await openCgroups()).find(vmCgroupLeaf(id));
   const spec = {
     id,
     dir: join(ctx.settings.stateDir, "vms", id),
-    runDir: join(ctx.settings.runDir, "vms", short),
+    runDir: join(ctx.settings.runDir, "vms", id.slice(0, 20)),
     uid: 0,
-    cgroup: `/podvm/podvm-${short}`,
     memoryMib: 0,
     vcpus: 0,
     guest: ctx.assets.guest,
     bundle: ctx.assets.bundle,
     disks: [],
   };
-  await ctx.backends
-    .forHandler("")
-    .destroy(spec, DESTROY_MS)
-    .catch((err) => ctx.logger.error("cannot sweep a VM's folder; tried again at the next start", { err, id }));
+  for (const cgroup of names.length > 0 ? names : [vmCgroup("", id)]) {
+    await ctx.backends
+      .forHandler("")
+      .destroy({ ...spec, cgroup }, DESTROY_MS)
+      .catch((err) => ctx.logger.error("cannot sweep a VM's folder; tried again at the next start", { err, id }));
+  }
 }
 
 async function namesIn(folder: string): Promise<string[]> {

@@ -11,6 +11,7 @@ import { podHostname } from "./hostname.js";
 import { Pod } from "./pod.js";
 import { sizeOf } from "./sizing.js";
 import { DOCUMENT_VERSION, nowNs, type PodConfig, type PodDocument, type UserNamespace } from "./types.js";
+import { vmCgroup } from "./vm-cgroup.js";
 
 const NETWORK_MS = 60_000;
 const UNDO_MS = 30_000;
@@ -56,7 +57,7 @@ function newDocument(ctx: PodContext, config: PodConfig, vmm: Vmm, uid: number):
     dir: join(stateDir, "vms", id),
     runDir: join(runDir, "vms", id.slice(0, 20)), // a unix socket's path has 107 bytes
     uid,
-    cgroup: `${config.cgroupParent || "/podvm"}/podvm-${id.slice(0, 20)}`,
+    cgroup: vmCgroup(config.cgroupParent, id),
     ...sizeOf(config, sizing),
     guest: ctx.assets.guest,
     bundle: ctx.assets.bundle,
