@@ -12,6 +12,7 @@ import type { Network, NetworkRequest, NetworkStatus, PodNetwork } from "./netwo
 import { type NetworkRecord, recordVersion } from "./record.js";
 import { checkPodId, checkRequest } from "./request.js";
 import type { CniResult } from "./result.js";
+import { standIn } from "./stand-in.js";
 import { createTap, redirect, tapName } from "./tap.js";
 import { ConfigWatcher } from "./watcher.js";
 
@@ -186,7 +187,7 @@ class CniNetwork implements Network {
     if (this.#inherited.has(record.id)) await awaitLeftovers(record.id, budget.left());
     this.#inherited.delete(record.id);
     if (record.phase !== "deleted") {
-      const netns = (await netnsExists(record.netns)) ? netnsPath(record.netns) : "";
+      const netns = await this.#netnsForDel(record, budget);
       await delNetwork(record.list, attachment(record, netns), record.result, this.#chain, budget.left());
       record.phase = "deleted";
       await this.#put(record).catch((err: unknown) => {
@@ -197,6 +198,21 @@ class CniNetwork implements Network {
     await removeNetns(this.#tools, record.netns, budget.left()); // tap and redirect go with it
     await this.#store.delete(record.id);
     this.#records.delete(record.id);
+  }
+
+  /** "" as the specification wants it for a namespace that is gone, where nothing can stand in for it. */
+  async #netnsForDel(record: NetworkRecord, budget: Budget): Promise<string> {
+    if (!(await netnsExists(record.netns))) {
+      if (!record.result) return "";
+      try {
+        await removeNetns(this.#tools, record.netns, budget.left()); // a file without a namespace behind it
+        await standIn(this.#tools, record.netns, record.result, budget.left());
+      } catch (err) {
+        this.#logger.warn("the pod's namespace is gone: CNI DEL goes without one", { pod: record.id, err });
+        return (await netnsExists(record.netns)) ? netnsPath(record.netns) : "";
+      }
+    }
+    return netnsPath(record.netns);
   }
 
   async #put(record: NetworkRecord): Promise<void> {

@@ -1,12 +1,9 @@
 /** What a reboot of the node leaves: documents and disks, but no process, no run folder, no namespace, no interface, no cgroup. */
 import { rm, rmdir } from "node:fs/promises";
-import { join } from "node:path";
-import { bundleTool } from "../../src/host/assets.js";
 import { run } from "../../src/host/run.js";
 import { busybox } from "../support/manifests.js";
 import { left, processes, snapshot } from "../support/node.js";
 import { suite } from "../support/suite.js";
-import { tool } from "../support/tools.js";
 import { until } from "../support/until.js";
 
 const { test, podvm } = suite();
@@ -42,17 +39,4 @@ async function reboot(podId: string): Promise<void> {
   await rm(podvm().runDir, { recursive: true });
   await run(["ip", "netns", "del", `podvm-${podId.slice(0, 12)}`]);
   await run(["ip", "link", "del", podvm().bridge]);
-  for (const program of ["iptables", "ip6tables"]) await forgetRules(program, podId);
-}
-
-/** The pod's masquerading, which a reboot would have taken away: CNI plugins leave it where the namespace is gone. */
-async function forgetRules(program: string, podId: string): Promise<void> {
-  const path = bundleTool({ bundle: join(tool("assets"), "bundle/current") }, program);
-  const { stdout } = await run([path, "-t", "nat", "-S"]);
-  const rules = stdout.split("\n").filter((line) => line.includes(podId));
-  // As iptables prints them they are words of a shell.
-  for (const rule of rules) await run(["sh", "-c", `exec "$0" -t nat ${rule.replace(/^-A/, "-D")}`, path]);
-  for (const chain of new Set(rules.map((rule) => / -j (CNI-[0-9a-f]+)/.exec(rule)?.[1]))) {
-    if (chain) await run([path, "-t", "nat", "-X", chain]);
-  }
 }
