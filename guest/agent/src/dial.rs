@@ -2,7 +2,8 @@
 
 use crate::fail::{internal, invalid, precondition};
 use crate::pb::agent::v1::{AcceptSocketRequest, DialRequest, DialResponse};
-use bytes::Bytes;
+use crate::tube::{take, PIECE};
+use bytes::{Bytes, BytesMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,6 @@ use tonic::{Status, Streaming};
 
 /// Connections at a time.
 pub const MOST: usize = 1024;
-const PIECE: usize = 32 << 10;
 /// For loopback to take a connection: longer means that the listener's queue is full.
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -108,10 +108,10 @@ pub async fn carry<P: Piece>(
     let broken = |e: std::io::Error| Status::aborted(format!("the connection to {what} broke: {e}"));
     send(sender, Bytes::new(), false).await?;
     let out = async {
-        let mut buffer = vec![0; PIECE];
+        let mut buffer = BytesMut::with_capacity(PIECE);
         loop {
-            let n = read.read(&mut buffer).await.map_err(broken)?;
-            send(sender, Bytes::copy_from_slice(&buffer[..n]), n == 0).await?;
+            let n = read.read_buf(&mut buffer).await.map_err(broken)?;
+            send(sender, take(&mut buffer), n == 0).await?;
             if n == 0 {
                 return Ok(());
             }

@@ -1,6 +1,7 @@
 //! PodVM's agent: the first process of a pod's VM, which runs containers for the server (docs/agent-protocol.md).
 
 pub mod agent;
+pub mod alloc;
 pub mod boot;
 pub mod cgroup;
 pub mod container;
@@ -35,3 +36,7 @@ pub mod sys;
 pub mod tube;
 pub mod users;
 pub mod volume;
+
+/// Where the memory of all of it comes from.
+#[global_allocator]
+pub static MEMORY: alloc::Caching = alloc::Caching::new();

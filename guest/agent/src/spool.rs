@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 
 /// What a chunk costs beside its data, so that many small ones are bounded too.
 const OVERHEAD: usize = 96;
-pub const LARGEST_CHUNK: usize = 64 << 10;
+/// With its head it fits into 64 KiB, which is what the buffers on its way are.
+pub const LARGEST_CHUNK: usize = 60 << 10;
 pub const DEFAULT_SIZE: usize = 1 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Pipes and terminals that carry the streams of containers and commands.
 
 use crate::sys;
+use bytes::{Bytes, BytesMut};
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -10,6 +11,9 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
 use tokio::net::UnixListener;
+
+/// What one message carries: with its head it fits into 64 KiB, which is what the buffers on its way are.
+pub const PIECE: usize = 60 << 10;
 
 /// One end, not blocking; shared by reader, writer, and resizer where it is a terminal.
 #[derive(Clone)]
@@ -27,9 +31,13 @@ impl Tube {
 
     /// 0: end. A terminal whose other side has gone (EIO) is at its end too.
     pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read_with(|fd| sys::read(fd, buffer)).await
+    }
+
+    async fn read_with(&self, mut read: impl FnMut(&OwnedFd) -> io::Result<usize>) -> io::Result<usize> {
         loop {
             let mut guard = self.fd.readable().await?;
-            match sys::read(self.fd.get_ref(), buffer) {
+            match read(self.fd.get_ref()) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     // tokio never forgets a hang-up: a terminal opened again after one would be asked without a pause.
                     if guard.ready().is_read_closed() {
@@ -42,6 +50,22 @@ impl Tube {
                 result => return result,
             }
         }
+    }
+
+    /// Appends what is there, and what is written to the pipe meanwhile, as far as `buffer` has capacity, of which there must be some. 0: end.
+    pub async fn read_more(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        let begun = buffer.len();
+        let n = self.read_with(|fd| append(fd, buffer)).await?;
+        if n > 0 {
+            while buffer.len() < buffer.capacity() {
+                match append(self.fd.get_ref(), buffer) {
+                    Ok(n) if n > 0 => {}
+                    // An end or error is met again by the next read.
+                    _ => break,
+                }
+            }
+        }
+        Ok(buffer.len() - begun)
     }
 
     /// None: nothing there now.
@@ -89,6 +113,24 @@ impl Tube {
         sys::check(unsafe { libc::tcgetattr(self.fd.get_ref().as_raw_fd(), &mut modes) }).ok()?;
         (modes.c_lflag & libc::ICANON != 0).then(|| modes.c_cc[libc::VEOF])
     }
+}
+
+fn append(fd: &OwnedFd, buffer: &mut BytesMut) -> io::Result<usize> {
+    let n = sys::read_spare(fd, buffer.spare_capacity_mut())?;
+    // Safety: the read has initialised them.
+    unsafe { buffer.set_len(buffer.len() + n) };
+    Ok(n)
+}
+
+/// The bytes of a buffer that was made for `PIECE`, as a message keeps them: few are copied, so that they do not hold the whole buffer; of many the
+/// buffer itself is given away, and a new one is left.
+pub fn take(buffer: &mut BytesMut) -> Bytes {
+    if buffer.len() < buffer.capacity() / 2 {
+        let bytes = Bytes::copy_from_slice(buffer);
+        buffer.clear();
+        return bytes;
+    }
+    std::mem::replace(buffer, BytesMut::with_capacity(PIECE)).freeze()
 }
 
 /// A socket on which crun hands over the terminal that it makes.

@@ -24,6 +24,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tonic::Status;
 
+/// What a pipe may hold: each change of process costs an emulated guest all that it had cached of address translation.
+const PIPE: libc::c_int = 256 << 10;
 const TERMINAL_WITHIN: Duration = Duration::from_secs(30);
 
 /// Makes the container, or answers as before where the same request made it. After a failure nothing is left.
@@ -327,12 +329,14 @@ fn bare_group(agent: &Agent, request: &CreateContainerRequest) -> Result<Option<
 /// (agent's end, child's end) of a pipe that the child writes.
 pub fn output_pipe() -> io::Result<(Tube, OwnedFd)> {
     let (read, write) = sys::pipe()?;
+    sys::set_pipe_size(&read, PIPE);
     Ok((Tube::new(read)?, write))
 }
 
 /// (agent's end, child's end) of a pipe that the child reads.
 pub fn input_pipe() -> io::Result<(Tube, OwnedFd)> {
     let (read, write) = sys::pipe()?;
+    sys::set_pipe_size(&write, PIPE);
     Ok((Tube::new(write)?, read))
 }
 

@@ -12,15 +12,13 @@ use crate::pb::agent::v1::{ExecRequest, ExecResponse, ExecStart, ExitRecord};
 use crate::reaper::Exit;
 use crate::spec::check_args;
 use crate::sys::now_ns;
-use crate::tube::Tube;
-use bytes::Bytes;
+use crate::tube::{take, Tube, PIECE};
+use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 type Sender = mpsc::Sender<Result<ExecResponse, Status>>;
-
-const PIECE: usize = 32 << 10;
 
 pub async fn exec(
     agent: Arc<Agent>,
@@ -153,22 +151,13 @@ async fn send(sender: &Sender, kind: Out) -> Result<(), Status> {
         .map_err(|_| Status::cancelled("the caller has gone"))
 }
 
+/// What is there goes in one message: a program that writes little at a time would else cost a message each.
 async fn forward(tube: &Tube, sender: &Sender, kind: fn(Bytes) -> Out) -> Result<(), Status> {
-    let mut buffer = vec![0; PIECE];
-    loop {
-        let mut n = match tube.read(&mut buffer).await {
-            Ok(n) if n > 0 => n,
-            _ => return Ok(()),
-        };
-        // Whatever else is there: a program that writes little at a time would else cost a message each.
-        while n < PIECE {
-            match tube.try_read(&mut buffer[n..]) {
-                Ok(Some(more)) if more > 0 => n += more,
-                _ => break,
-            }
-        }
-        send(sender, kind(Bytes::copy_from_slice(&buffer[..n]))).await?;
+    let mut buffer = BytesMut::with_capacity(PIECE);
+    while let Ok(1..) = tube.read_more(&mut buffer).await {
+        send(sender, kind(take(&mut buffer))).await?;
     }
+    Ok(())
 }
 
 /// Requests to standard input. The end of the stream closes it too.

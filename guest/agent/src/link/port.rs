@@ -5,14 +5,17 @@
 //! port without a host answers EAGAIN, so EAGAIN on a closed registration means the end, or it would be asked for ever.
 
 use super::conn::{Conn, NextHello};
+use super::outbox::Outbox;
 use super::{greet, serve};
+use crate::hello::{is_hello, HELLO_LEN};
 use crate::service::Service;
 use crate::{log, sys};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::pin::Pin;
-use std::task::{ready, Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -81,9 +84,10 @@ async fn connection(port: &OwnedFd, server: &mpsc::Sender<io::Result<Conn<Port>>
         .unwrap_or_else(|e| e.into_inner())
         .take()
         .unwrap_or_default();
-    let mut stream = Port {
-        fd: sys::watch_fd(port.try_clone()?, Interest::READABLE | Interest::WRITABLE)?,
-    };
+    let mut stream = Port::new(sys::watch_fd(
+        port.try_clone()?,
+        Interest::READABLE | Interest::WRITABLE,
+    )?);
     let head = greet(&mut stream, &first).await?;
     let (conn, handle) = Conn::new(stream, head, Some(next.clone()));
     if server.send(Ok(conn)).await.is_err() {
@@ -120,27 +124,73 @@ async fn wait_for_host(port: &OwnedFd) -> io::Result<()> {
     }
 }
 
+/// The host's bytes come in buffers of this size (drivers/char/virtio_console.c), one for each read.
+const HOST_BUFFER: usize = 4096;
+
 /// The port during one connection.
 pub struct Port {
-    fd: AsyncFd<OwnedFd>,
+    fd: Arc<AsyncFd<OwnedFd>>,
+    outbox: Outbox,
+    /// A hello that was read behind other bytes: given out by itself, as it came.
+    hello: Option<[u8; HELLO_LEN]>,
+}
+
+impl Port {
+    fn new(fd: AsyncFd<OwnedFd>) -> Self {
+        let fd = Arc::new(fd);
+        Port {
+            outbox: Outbox::new(fd.clone()),
+            fd,
+            hello: None,
+        }
+    }
 }
 
 impl AsyncRead for Port {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    /// As much as is there.
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(hello) = self.hello.take() {
+            if buf.remaining() < HELLO_LEN {
+                return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
+            }
+            buf.put_slice(&hello);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
         loop {
-            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
+            let filled = buf.filled().len();
+            let mut guard = match self.fd.poll_read_ready(cx) {
+                Poll::Ready(guard) => guard?,
+                Poll::Pending if filled > before => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
+            };
             if guard.ready().is_read_closed() {
                 // The host has gone. What is left in the port is stale, or the hello of the next: the next connection reads it.
                 return Poll::Ready(Ok(()));
             }
-            match sys::read(self.fd.get_ref(), buf.initialize_unfilled()) {
-                Ok(n) => {
-                    buf.advance(n);
-                    return Poll::Ready(Ok(()));
+            // Safety: bytes are written to it and none is read.
+            let n = match sys::read_spare(self.fd.get_ref(), unsafe { buf.unfilled_mut() }) {
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    guard.clear_ready();
+                    continue;
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Poll::Ready(Err(e)),
+            };
+            drop(guard);
+            unsafe { buf.assume_init(n) };
+            buf.advance(n);
+            let new = &buf.filled()[filled..];
+            if filled > before && is_hello(new) {
+                let mut hello = [0; HELLO_LEN];
+                hello.copy_from_slice(new);
+                buf.set_filled(filled);
+                self.hello = Some(hello);
+                return Poll::Ready(Ok(()));
+            }
+            if n < HOST_BUFFER || buf.remaining() < HOST_BUFFER {
+                return Poll::Ready(Ok(()));
             }
         }
     }
@@ -148,25 +198,27 @@ impl AsyncRead for Port {
 
 impl AsyncWrite for Port {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            let mut guard = ready!(self.fd.poll_write_ready(cx))?;
-            if guard.ready().is_write_closed() {
-                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-            }
-            match sys::write(self.fd.get_ref(), data) {
-                Ok(n) => return Poll::Ready(Ok(n)),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Poll::Ready(Err(e)),
-            }
-        }
+        self.outbox.poll_write(cx, &[io::IoSlice::new(data)])
     }
 
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.outbox.poll_write(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// What was written goes out by itself.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.outbox.poll_written(cx)
     }
 }
