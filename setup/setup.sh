@@ -19,7 +19,8 @@ step rust "Rust: agent and launcher (minutes the first time)" \
   "target/$RUST_TARGET/release/podvm-agent" setup/build-rust.sh
 [ "$GOAL" = build ] && exit 0
 
-step launch "install launcher" "$(digest "target/$RUST_TARGET/release/podvm-launch" "assets=$ASSETS")" \
+step launch "install launcher and agent" \
+  "$(digest "target/$RUST_TARGET/release/podvm-launch" "target/$RUST_TARGET/release/podvm-agent" "assets=$ASSETS")" \
   "$ASSETS/bin/podvm-launch" setup/install-launch.sh
 step bundle "runtime bundle: hypervisor, kernel, tools" "$(digest bundle "assets=$ASSETS")" \
   "$ASSETS/bundle/current/manifest.json" bundle/build.sh

@@ -29,6 +29,7 @@ import { type ContainerDocument, DOCUMENT_VERSION, type PodDocument } from "./po
 import { UidPool } from "./pod/uid-pool.js";
 import { watchVm } from "./pod/watch.js";
 import { createStreamingServer } from "./streaming/server.js";
+import { createHostVmm } from "./vmm/host/backend.js";
 import { createQemuVmm } from "./vmm/qemu/backend.js";
 import { createVmmRegistry } from "./vmm/registry.js";
 import { createScratch } from "./volume/scratch.js";
@@ -58,7 +59,8 @@ export async function serve({ config, configPath }: ServeOptions): Promise<void>
   else if (vmm.reason)
     logger.warn("virtual machines run slowly on this node", { accelerator: vmm.accelerator, reason: vmm.reason });
   for (const relaxation of vmm.relaxations) logger.warn("isolation is relaxed on this node", { relaxation });
-  const backends = createVmmRegistry([qemu]);
+  const host = createHostVmm({ assets, stateDir: config.stateDir, logger });
+  const backends = createVmmRegistry([qemu], host);
 
   const images = createImageStore({
     stateDir: config.stateDir,
@@ -86,6 +88,7 @@ export async function serve({ config, configPath }: ServeOptions): Promise<void>
       startTimeoutMs: config.vm.startTimeoutSeconds * 1000,
       unsetSeccompProfile: config.policy.unsetSeccompProfile,
       sockets: config.policy.sockets,
+      hostPods: { namespaces: config.policy.hostNamespaces, hostPid: config.policy.hostPid },
     },
     assets,
     logger,

@@ -68,12 +68,14 @@ export interface Config {
     registries: Record<string, RegistryConfig>;
   };
   policy: {
-    /** Kubernetes namespaces whose pods may ask for the host's namespaces; there is no backend for such pods yet. */
+    /** Kubernetes namespaces (or their beginning and "*") whose pods may run without a VM. */
     hostNamespaces: string[];
     /** For containers whose client says nothing of seccomp (kubelet always does). */
     unsetSeccompProfile: "unconfined" | "runtime/default";
     /** Unix sockets of this node that pods may mount; each connection is forwarded into the guest. */
     sockets: string[];
+    /** Whether a pod that asks for the host's PID namespace and nothing else of the host gets it, where allowed, or stays in its VM. */
+    hostPid: "host" | "guest";
   };
 }
 

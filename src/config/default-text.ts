@@ -62,11 +62,15 @@ export function defaultConfigText(): string {
 #insecure_tls = false
 
 [policy]
-# Namespaces whose pods may use the host's network, PID or IPC namespace. Not in effect in this version, which refuses all such pods.
+# Namespaces whose pods may run without a VM, on this node's own kernel: those with hostNetwork, hostPID, hostIPC, bidirectional mounts,
+# or the runtime handler "host". A name may end in "*". Nothing but namespaces separates such a pod from the node.
 #host_namespaces = ["kube-system"]
 # For containers whose client says nothing of seccomp (kubelet always does): "unconfined" as CRI has it, or "runtime/default".
 #unset_seccomp_profile = "unconfined"
 # Unix sockets of this node that pods may mount.
 #sockets = []
+# Whether a pod with hostPID alone runs so too (host), or stays in its VM and sees all processes of that (guest). Outside of
+# host_namespaces it always stays.
+#host_pid = "host"
 `;
 }

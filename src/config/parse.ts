@@ -121,6 +121,7 @@ function toConfig(file: FileConfig): Config {
     },
     policy: {
       hostNamespaces: file.policy.host_namespaces,
+      hostPid: file.policy.host_pid,
       unsetSeccompProfile: file.policy.unset_seccomp_profile,
       sockets: file.policy.sockets,
     },

@@ -109,11 +109,18 @@ const image = v.object(
 const policy = v.object(
   {
     host_namespaces: v.optional(
-      list(matching(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, "the name of a Kubernetes namespace"), "namespace names"),
+      list(
+        matching(
+          /^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?|[a-z0-9][a-z0-9-]{0,61}\*)$/,
+          'the name of a Kubernetes namespace, or its beginning and "*"',
+        ),
+        "namespace names",
+      ),
       ["kube-system"],
     ),
     unset_seccomp_profile: v.optional(oneOf("unconfined", "runtime/default"), "unconfined"),
     sockets: v.optional(list(path(), "absolute paths"), []),
+    host_pid: v.optional(oneOf("host", "guest"), "host"),
   },
   "a table: [policy]",
 );

@@ -3,6 +3,7 @@ import { expandCgroupParent } from "../host/cgroup.js";
 import { messageOf, PodvmError } from "../host/errors.js";
 import type { PortMapping } from "../network/network.js";
 import type { PidMode, PodConfig } from "../pod/types.js";
+import type { HostNamespace } from "../vmm/vmm.js";
 import { absolutePath, bad, hostName, integer, list, objectName, required, stringMap, text } from "./checks.js";
 import { refuseSelinux } from "./parse-profiles.js";
 import { parseResources } from "./parse-resources.js";
@@ -22,13 +23,11 @@ export function parsePidMode(what: string, mode: NamespaceMode): PidMode {
   return parsed;
 }
 
-/**
- * Which namespaces of the host the pod asks for that a pod in a VM cannot have. Pid is not one of them: its pod gets the VM's own, that of the
- * agent and of all its containers, and what it wants to see on the host is no business of a pod that is not one of the host's.
- */
-export function hostNamespaces(options: NamespaceOption | undefined): string[] {
-  const wanted: string[] = [];
+/** Which namespaces of the host the pod asks for; a pod in a VM cannot have any of them: src/pod/host-policy.ts decides. */
+export function hostNamespaces(options: NamespaceOption | undefined): HostNamespace[] {
+  const wanted: HostNamespace[] = [];
   if (options?.network === NamespaceMode.NODE) wanted.push("network");
+  if (options?.pid === NamespaceMode.NODE) wanted.push("pid");
   if (options?.ipc === NamespaceMode.NODE) wanted.push("ipc");
   return wanted;
 }
@@ -42,13 +41,6 @@ export function parseSandbox(config: PodSandboxConfig | undefined, runtimeHandle
   const { metadata, linux } = config;
   const security = linux?.securityContext;
   const fromHost = hostNamespaces(security?.namespaceOptions);
-  if (fromHost.length > 0) {
-    throw new PodvmError(
-      "failed_precondition",
-      `pod ${metadata.namespace}/${metadata.name} asks for the host's ${fromHost.join(" and ")} namespace, which a pod in a virtual machine ` +
-        "cannot have. Take hostNetwork and hostIPC out of the pod, or give it a RuntimeClass of a runtime without a VM",
-    );
-  }
   refuseSelinux(security?.selinuxOptions);
   const userNamespace = parseUserNamespace(security?.namespaceOptions?.usernsOptions);
   if (userNamespace && security?.namespaceOptions?.pid === NamespaceMode.NODE) {
@@ -79,6 +71,7 @@ export function parseSandbox(config: PodSandboxConfig | undefined, runtimeHandle
     ),
   };
   if (userNamespace) parsed.userNamespace = userNamespace;
+  if (fromHost.length > 0) parsed.hostNamespaces = fromHost;
   if (config.dnsConfig) {
     const { servers, searches, options } = config.dnsConfig;
     parsed.dns = {

@@ -9,6 +9,8 @@ export interface Assets {
   guest: string;
   /** Path of podvm-launch. */
   launch: string;
+  /** Path of podvm-agent for pods without a VM; a setup older than those has none there. */
+  agent: string;
 }
 
 export function bundleTool(assets: Pick<Assets, "bundle">, name: string): string {

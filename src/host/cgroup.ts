@@ -31,9 +31,13 @@ export interface Cgroups {
   readonly controllers: readonly string[];
   /** Makes the folders and readies them for processes (cpuset on v1, controllers on v2). Idempotent. Answers the folders to join. */
   make(name: string): Promise<string[]>;
-  /** Pids in the group, of any hierarchy. */
+  /** A cgroup2 is mounted, with or without controllers. */
+  readonly unified: boolean;
+  /** Pids in the group and in those below it, of any hierarchy. */
   pids(name: string): Promise<number[]>;
-  /** Kills every process in the group and removes its folders. OK where there is none. Rejects with deadline_exceeded. */
+  /** Kills every process in the group and below it, and waits for their end. OK where there is none. Rejects with deadline_exceeded. */
+  kill(name: string, deadlineMs: number): Promise<void>;
+  /** The same, and removes its folders with all below them. */
   remove(name: string, deadlineMs: number): Promise<void>;
   /** Names of the groups whose last part is `leaf`, below whatever parents. Reads all folders: for what has no record. */
   find(leaf: string): Promise<string[]>;
@@ -130,7 +134,23 @@ function cgroupsOf(hierarchies: Hierarchy[]): Cgroups {
   return {
     version: hierarchies.some((h) => h.version === 1) ? 1 : 2,
     controllers: hierarchies.flatMap((h) => h.controllers),
+    unified: v2 !== undefined,
     pids,
+
+    async kill(name, deadlineMs) {
+      const end = performance.now() + deadlineMs;
+      for (let pause = 1; ; pause = Math.min(pause * 2, 50)) {
+        if (v2) await writeIfThere(`${folder(v2, name)}/cgroup.kill`, "1");
+        const left = await pids(name);
+        if (left.length === 0) return;
+        for (const pid of left) killQuietly(pid);
+        if (performance.now() > end) {
+          const shown = left.slice(0, 20).join(" ");
+          throw new PodvmError("deadline_exceeded", `processes of cgroup ${name} survive SIGKILL: ${shown}`);
+        }
+        await sleep(pause);
+      }
+    },
 
     async make(name) {
       for (const hierarchy of hierarchies) await makeLevels(hierarchy, checkCgroupName(name));
@@ -223,21 +243,33 @@ async function delegate(hierarchy: Hierarchy, path: string): Promise<void> {
   }
 }
 
-async function readProcs(path: string): Promise<number[]> {
+async function foldersIn(path: string): Promise<string[]> {
   try {
-    const text = await readFile(`${path}/cgroup.procs`, "utf8");
-    return text
-      .split("\n")
-      .map(Number)
-      .filter((pid) => pid > 0);
+    const entries = await readdir(path, { withFileTypes: true });
+    return entries.filter((entry) => entry.isDirectory()).map((entry) => `${path}/${entry.name}`);
   } catch (err) {
     if (errno(err) === "ENOENT" || errno(err) === "ENODEV") return [];
     throw err;
   }
 }
 
-/** Answers the path where it is still in use, else undefined. */
+/** Of the group and those below it. */
+async function readProcs(path: string): Promise<number[]> {
+  try {
+    const below = await Promise.all((await foldersIn(path)).map(readProcs));
+    const text = await readFile(`${path}/cgroup.procs`, "utf8");
+    const own = text.split("\n").map(Number);
+    return [...own.filter((pid) => pid > 0), ...below.flat()];
+  } catch (err) {
+    if (errno(err) === "ENOENT" || errno(err) === "ENODEV") return [];
+    throw err;
+  }
+}
+
+/** With the folders below it. Answers a path that is still in use, else undefined. */
 async function removeFolder(path: string): Promise<string | undefined> {
+  const busy = (await Promise.all((await foldersIn(path)).map(removeFolder))).find((found) => found !== undefined);
+  if (busy !== undefined) return busy;
   try {
     await rmdir(path);
   } catch (err) {

@@ -11,7 +11,7 @@ export async function locateAssets(assetsDir: string): Promise<Assets> {
   await access(launch, constants.X_OK).catch((err) => {
     throw lacks("podvm-launch", launch, err);
   });
-  return { bundle, guest, launch };
+  return { bundle, guest, launch, agent: `${assetsDir}/bin/podvm-agent` };
 }
 
 async function current(assetsDir: string, kind: string, what: string, files: string[]): Promise<string> {

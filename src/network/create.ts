@@ -13,7 +13,7 @@ import { type NetworkRecord, recordVersion } from "./record.js";
 import { checkPodId, checkRequest } from "./request.js";
 import type { CniResult } from "./result.js";
 import { standIn } from "./stand-in.js";
-import { createTap, redirect, tapName } from "./tap.js";
+import { createTap, loopbackUp, redirect, removeTap, tapName } from "./tap.js";
 import { ConfigWatcher } from "./watcher.js";
 
 export interface NetworkOptions {
@@ -96,6 +96,22 @@ class CniNetwork implements Network {
     });
   }
 
+  async leaveToHost(podId: string, deadlineMs: number): Promise<PodNetwork> {
+    checkPodId(podId);
+    const budget = new Budget(deadlineMs, `tap of pod ${podId}`);
+    return this.#lock.run(podId, async () => {
+      const record = this.#records.get(podId);
+      if (!record?.network) throw new PodvmError("not_found", `pod ${podId} has no network`);
+      if (record.network.tap !== "") {
+        await removeTap(this.#tools, record.netns, budget.left());
+        record.network.tap = "";
+        record.request.withoutVm = true;
+        await this.#put(record);
+      }
+      return structuredClone(record.network);
+    });
+  }
+
   async #setup(request: NetworkRequest, budget: Budget): Promise<PodNetwork> {
     const { podId } = request;
     const before = this.#records.get(podId);
@@ -156,12 +172,16 @@ class CniNetwork implements Network {
         others: found.others,
       });
     }
-    await createTap(this.#tools, netns, request.uid, found.interface.mtu, budget.left());
-    await redirect(this.#tools, netns, budget.left());
+    if (request.withoutVm) {
+      await loopbackUp(this.#tools, netns, budget.left());
+    } else {
+      await createTap(this.#tools, netns, request.uid, found.interface.mtu, budget.left());
+      await redirect(this.#tools, netns, budget.left());
+    }
     const { nameservers, domain, search, options } = result.dns;
     record.network = {
       netns: netnsPath(netns),
-      tap: tapName,
+      tap: request.withoutVm ? "" : tapName,
       interfaces: [found.interface],
       routes: found.routes,
       dns: { servers: nameservers, searches: search.length > 0 || !domain ? search : [domain], options },

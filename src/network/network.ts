@@ -15,6 +15,8 @@ export interface NetworkRequest {
   portMappings: PortMapping[];
   /** Unprivileged user that may attach to the tap. */
   uid: number;
+  /** The pod has no VM: its processes are in the namespace themselves, and no tap is made. */
+  withoutVm?: boolean;
 }
 
 export interface GuestInterface {
@@ -36,7 +38,7 @@ export interface GuestRoute {
 export interface PodNetwork {
   /** Path of the network namespace. */
   netns: string;
-  /** Name of the tap in it, redirected to and from the CNI interface. */
+  /** Name of the tap in it, redirected to and from the CNI interface; "" for a pod without a VM. */
   tap: string;
   /** As CNI gave them; the guest shall carry exactly these. First one is eth0. */
   interfaces: GuestInterface[];
@@ -66,6 +68,11 @@ export interface Network {
    * Errors: unavailable (no usable configuration: see `status`), invalid_argument, deadline_exceeded, what the plugin said.
    */
   setup(request: NetworkRequest, deadlineMs: number): Promise<PodNetwork>;
+  /**
+   * The VM of the pod is gone, and its processes are to be in the namespace themselves: takes the tap away, so that the interface that CNI made
+   * answers by itself. Addresses and routes stay as they are. Idempotent; not_found where the pod has no network.
+   */
+  leaveToHost(podId: string, deadlineMs: number): Promise<PodNetwork>;
   /** CNI DEL with what ADD returned, exactly once, then tap and namespace. OK where there is none. Keeps its record until all of it is gone. */
   teardown(podId: string, deadlineMs: number): Promise<void>;
   /** Pods that have a network record on disk: for the sweep at start. */

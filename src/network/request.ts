@@ -30,6 +30,7 @@ export function checkRequest(request: NetworkRequest): NetworkRequest {
     podName,
     podUid,
     uid,
+    ...(request.withoutVm && { withoutVm: true }),
     portMappings: portMappings.filter((one) => one.hostPort !== 0).map(checkMapping),
   };
 }

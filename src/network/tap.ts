@@ -32,6 +32,22 @@ export async function createTap(
   await run([tools.ip, "-n", netns, "-batch", "-"], { deadlineMs, env: tools.env, input: `${input}\n` });
 }
 
+/** What createTap does besides, for a namespace that gets no tap. */
+export async function loopbackUp(tools: IpTools, netns: string, deadlineMs: number): Promise<void> {
+  await run([tools.ip, "-n", netns, "link", "set", "dev", "lo", "up"], { deadlineMs, env: tools.env });
+}
+
+/** Undoes redirect and createTap, but for the loopback interface. OK where there is none. */
+export async function removeTap(tools: IpTools, netns: string, deadlineMs: number): Promise<void> {
+  const { env } = tools;
+  // "Invalid argument" and "No such file" are tc's words for a qdisc that is not there.
+  const gone = [0, 1, 2];
+  await run([tools.tc, "-n", netns, "qdisc", "del", "dev", podInterface, "clsact"], { deadlineMs, env, okCodes: gone });
+  const { stdout } = await run([tools.ip, "-n", netns, "-br", "link", "show"], { deadlineMs, env });
+  if (!stdout.split("\n").some((line) => line.startsWith(`${tapName} `))) return;
+  await run([tools.ip, "-n", netns, "link", "del", "dev", tapName], { deadlineMs, env });
+}
+
 /** u32 with an empty match and not matchall: every kernel with tc has it. `replace`: a plugin may have put a clsact there. */
 export async function redirect(tools: IpTools, netns: string, deadlineMs: number): Promise<void> {
   const oneWay = (from: string, to: string) => [

@@ -6,13 +6,16 @@ import { PodvmError } from "../host/errors.js";
 import { newId } from "../host/ids.js";
 import { UndoStack } from "../host/undo.js";
 import type { Image } from "../image/image.js";
+import { type HostVolumes, hostVolumes } from "../volume/host-binds.js";
 import { imageSerial } from "../volume/image.js";
+import type { PreparedVolumes } from "../volume/pod-volumes.js";
 import { Container } from "./container.js";
 import { checkUserNamespace, securityFields } from "./container-security.js";
 import type { PodContext } from "./context.js";
 import { buildSpec } from "./oci-spec.js";
 import { positionPath, startPump } from "./output.js";
 import type { Pod } from "./pod.js";
+import { isOnHost, readyForPropagation } from "./sandbox-to-host.js";
 import { seccompOf } from "./seccomp.js";
 import { signalNumber } from "./signals.js";
 import {
@@ -41,6 +44,9 @@ const PID_NAMESPACES: Record<PidMode, PidNamespace> = {
 export async function createContainer(ctx: PodContext, podId: string, config: ContainerConfig): Promise<Container> {
   const pod = ctx.registry.pod(podId);
   if (!pod.ready || !pod.vm) throw pod.notReady();
+  await readyForPropagation(ctx, pod, config);
+  const onHost = isOnHost(ctx, pod);
+  if (onHost) checkOnHost(pod, config);
   const image = ctx.images.find(config.image);
   if (!image) throw new PodvmError("not_found", `image ${config.image} is not here: pull it first`);
   const container = new Container(newDocument(pod, config, image));
@@ -50,6 +56,8 @@ export async function createContainer(ctx: PodContext, podId: string, config: Co
   const spec = (volumes: Mount[]) => buildSpec(pod.document.config, config, image.config, seccomp, volumes);
   spec([]); // may reject: nothing is made yet
   if (config.security.pidMode === "target") ctx.registry.container(config.security.pidTarget);
+  // Its spec was made for where the pod was before the awaits above.
+  if (isOnHost(ctx, pod) !== onHost) throw new PodvmError("unavailable", `pod ${pod.id} has just moved: try again`);
   ctx.registry.addContainer(container); // reserves the name
   return ctx.locks.run(`container:${container.id}`, async () => {
     const undo = new UndoStack(ctx.logger.child({ pod: pod.id, container: container.id }));
@@ -66,8 +74,11 @@ export async function createContainer(ctx: PodContext, podId: string, config: Co
         pidTargetContainerId: config.security.pidTarget,
         ...security,
       });
-      const volumes = await prepareVolumes(pod, container, undo);
+      const volumes = await prepareVolumes(pod, container, onHost, undo);
       request.spec = spec(volumes.mounts);
+      if (volumes.rootfsPropagation && request.spec.linux) {
+        request.spec.linux.rootfsPropagation = volumes.rootfsPropagation;
+      }
       request.devices = volumes.devices.map((device) => Device.fromPartial(device));
       await makeInGuest(ctx, pod, container, request, image, undo);
       return container;
@@ -81,14 +92,27 @@ export async function createContainer(ctx: PodContext, podId: string, config: Co
   });
 }
 
-async function prepareVolumes(pod: Pod, container: Container, undo: UndoStack) {
+/** On the host's kernel its files and devices are given as they are; image volumes come the same way everywhere. */
+async function prepareVolumes(
+  pod: Pod,
+  container: Container,
+  onHost: boolean,
+  undo: UndoStack,
+): Promise<PreparedVolumes & Partial<HostVolumes>> {
   const { volumes } = pod;
   if (!volumes) throw pod.notReady();
   undo.add("volumes of the container alone", async () => {
     if (pod.ready) await volumes.release(container.id);
   });
   const { mounts, devices } = container.document.config;
-  return volumes.prepare(container.id, mounts, devices);
+  if (!onHost) return volumes.prepare(container.id, mounts, devices);
+  const images = await volumes.prepare(
+    container.id,
+    mounts.filter((mount) => mount.image),
+    [],
+  );
+  const host = await hostVolumes(mounts, devices);
+  return { ...host, mounts: [...images.mounts, ...host.mounts] };
 }
 
 async function makeInGuest(
@@ -118,6 +142,16 @@ async function makeInGuest(
   document.user = { uid: made.uid, gid: made.gid, groups: made.groups };
   document.state = "created";
   await ctx.containerDocuments.put(document);
+}
+
+/** A pid namespace that means the guest's in a VM would here be the node's: only for a pod that has asked for that. */
+function checkOnHost(pod: Pod, config: ContainerConfig): void {
+  if (config.security.pidMode === "node" && !pod.document.vm.hostNamespaces?.includes("pid")) {
+    throw new PodvmError(
+      "failed_precondition",
+      "security_context.namespace_options.pid: NODE is the host's here, and the pod sandbox has not asked for it (hostPID)",
+    );
+  }
 }
 
 function vmOf(pod: Pod) {

@@ -6,6 +6,7 @@ import type { ImageStore } from "../image/image.js";
 import type { Network } from "../network/network.js";
 import type { Vm, Vmm } from "../vmm/vmm.js";
 import type { Shares } from "../volume/share.js";
+import type { HostPolicy } from "./host-policy.js";
 import type { Pod } from "./pod.js";
 import type { PodRegistry } from "./registry.js";
 import type { UnsetSeccomp } from "./seccomp.js";
@@ -19,6 +20,9 @@ export interface Backends {
   forHandler(handler: string): Vmm;
   /** By the backend's own name, as a document holds it. */
   byName(name: string): Vmm;
+  all(): readonly Vmm[];
+  /** The backend for pods without a VM. */
+  onHost(): Vmm;
 }
 
 export interface PodSettings {
@@ -30,6 +34,7 @@ export interface PodSettings {
   unsetSeccompProfile: UnsetSeccomp;
   /** Host sockets that may be mounted. */
   sockets: string[];
+  hostPods: HostPolicy;
 }
 
 /** What every verb of the pod room works with; made once, in serve.ts. */

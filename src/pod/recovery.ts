@@ -264,11 +264,16 @@ async function sweepVm(ctx: PodContext, id: string): Promise<void> {
     bundle: ctx.assets.bundle,
     disks: [],
   };
+  // Whose it was nobody knows any more. The one without a VM first: only it knows of mounts, which a deletion would follow.
+  const backends = [...ctx.backends.all()].sort(
+    (a, b) => Number(b.capabilities.hostKernel) - Number(a.capabilities.hostKernel),
+  );
   for (const cgroup of names.length > 0 ? names : [vmCgroup("", id)]) {
-    await ctx.backends
-      .forHandler("")
-      .destroy({ ...spec, cgroup }, DESTROY_MS)
-      .catch((err) => ctx.logger.error("cannot sweep a VM's folder; tried again at the next start", { err, id }));
+    try {
+      for (const backend of backends) await backend.destroy({ ...spec, cgroup }, DESTROY_MS);
+    } catch (err) {
+      ctx.logger.error("cannot sweep a VM's folder; tried again at the next start", { err, id });
+    }
   }
 }
 

@@ -7,6 +7,7 @@ import { UndoStack } from "../host/undo.js";
 import type { PodNetwork } from "../network/network.js";
 import type { Vmm, VmSpec } from "../vmm/vmm.js";
 import type { PodContext } from "./context.js";
+import { runsOnHost } from "./host-policy.js";
 import { podHostname } from "./hostname.js";
 import { Pod } from "./pod.js";
 import { sizeOf } from "./sizing.js";
@@ -22,7 +23,7 @@ export const SCRATCH_SERIAL = "scratch";
  * left; where an undo failed the sandbox stays, stopped, so that StopPodSandbox and RemovePodSandbox can finish.
  */
 export async function runSandbox(ctx: PodContext, config: PodConfig): Promise<Pod> {
-  const vmm = ctx.backends.forHandler(config.runtimeHandler);
+  const vmm = backendFor(ctx, config);
   const uid = ctx.uids.take();
   const pod = new Pod(newDocument(ctx, config, vmm, uid));
   try {
@@ -49,6 +50,17 @@ export async function runSandbox(ctx: PodContext, config: PodConfig): Promise<Po
   });
 }
 
+/** Without a VM only where the configuration allows it; a refusal is an event that whoever runs the node wants to see. */
+function backendFor(ctx: PodContext, config: PodConfig): Vmm {
+  const named = ctx.backends.forHandler(config.runtimeHandler);
+  try {
+    return runsOnHost(config, ctx.settings.hostPods) ? ctx.backends.onHost() : named;
+  } catch (err) {
+    ctx.logger.warn("refused a pod that asks for the host", { pod: `${config.namespace}/${config.name}`, err });
+    throw err;
+  }
+}
+
 function newDocument(ctx: PodContext, config: PodConfig, vmm: Vmm, uid: number): PodDocument {
   const id = newId();
   const { stateDir, runDir, sizing } = ctx.settings;
@@ -62,6 +74,7 @@ function newDocument(ctx: PodContext, config: PodConfig, vmm: Vmm, uid: number):
     guest: ctx.assets.guest,
     bundle: ctx.assets.bundle,
     disks: [],
+    ...(vmm.capabilities.hostKernel && { hostNamespaces: config.hostNamespaces ?? [] }),
   };
   return {
     version: DOCUMENT_VERSION,
@@ -78,45 +91,60 @@ function newDocument(ctx: PodContext, config: PodConfig, vmm: Vmm, uid: number):
 
 async function bringUp(ctx: PodContext, pod: Pod, vmm: Vmm, undo: UndoStack): Promise<void> {
   const { document } = pod;
-  const { config, vm: spec } = document;
+  const { vm: spec } = document;
 
   undo.add("VM", () => vmm.destroy(spec, UNDO_MS));
   undo.add("network", () => ctx.network.teardown(pod.id, UNDO_MS));
-  const network = ctx.network.setup(
+  const { hostKernel } = vmm.capabilities;
+  const network = spec.hostNamespaces?.includes("network") ? undefined : setUpNetwork(ctx, document, hostKernel);
+  const scratch = hostKernel ? undefined : ctx.createScratch(spec.dir, spec.uid);
+  // Both must have ended, also when one fails: an undo beside work that goes on would leave its fruits behind.
+  await Promise.allSettled([network, scratch]);
+  if (network) {
+    document.network = await network;
+    spec.network = vmNetwork(document.network);
+  }
+  const path = await scratch;
+  if (path) spec.disks = [{ serial: SCRATCH_SERIAL, source: { kind: "raw", path, readOnly: false } }];
+  await ctx.podDocuments.put(document);
+
+  await startAgent(ctx, pod, vmm);
+  document.phase = "ready";
+  await ctx.podDocuments.put(document);
+}
+
+function setUpNetwork(ctx: PodContext, { id, config, vm }: PodDocument, withoutVm: boolean): Promise<PodNetwork> {
+  return ctx.network.setup(
     {
-      podId: pod.id,
+      podId: id,
       podNamespace: config.namespace,
       podName: config.name,
       podUid: config.uid,
       portMappings: config.portMappings,
-      uid: spec.uid,
+      uid: vm.uid,
+      withoutVm,
     },
     NETWORK_MS,
   );
-  const scratch = ctx.createScratch(spec.dir, spec.uid);
-  // Both must have ended, also when one fails: an undo beside work that goes on would leave its fruits behind.
-  await Promise.allSettled([network, scratch]);
-  document.network = await network;
-  const primary = document.network.interfaces[0];
+}
+
+function vmNetwork(network: PodNetwork): NonNullable<VmSpec["network"]> {
+  const primary = network.interfaces[0];
   if (!primary)
     throw new PodvmError("internal", "the CNI plugins gave the pod no interface; look into the CNI configuration");
-  spec.network = {
-    netns: document.network.netns,
-    tap: document.network.tap,
-    mac: primary.mac,
-    mtu: primary.mtu,
-  };
-  spec.disks = [{ serial: SCRATCH_SERIAL, source: { kind: "raw", path: await scratch, readOnly: false } }];
-  await ctx.podDocuments.put(document);
+  return { netns: network.netns, tap: network.tap, mac: primary.mac, mtu: primary.mtu };
+}
 
+/** Starts the VM, or what stands for it, and makes its agent this pod's. */
+export async function startAgent(ctx: PodContext, pod: Pod, vmm: Vmm): Promise<void> {
+  const { document } = pod;
+  const { vm: spec } = document;
   pod.vm = await vmm.start(spec, ctx.settings.startTimeoutMs);
   ctx.watchVm(pod, pod.vm);
   if (!pod.session) throw new PodvmError("internal", "no session with the agent was opened");
   const agent = await pod.session.agent(ctx.settings.startTimeoutMs);
-  await agent.configureSandbox(sandboxRequest(document, document.network));
+  await agent.configureSandbox(sandboxRequest(document));
   if (document.message) throw new PodvmError("unavailable", document.message); // the VM died meanwhile
-  document.phase = "ready";
-  await ctx.podDocuments.put(document);
 }
 
 async function giveUp(ctx: PodContext, pod: Pod, undo: UndoStack, err: unknown): Promise<void> {
@@ -137,21 +165,21 @@ async function giveUp(ctx: PodContext, pod: Pod, undo: UndoStack, err: unknown):
   });
 }
 
-function sandboxRequest(document: PodDocument, network: PodNetwork): ConfigureSandboxRequest {
-  const { config } = document;
+function sandboxRequest(document: PodDocument): ConfigureSandboxRequest {
+  const { config, network, vm } = document;
   const hostname = podHostname(config);
   return {
     podId: document.id,
     hostname,
-    dns: config.dns ?? network.dns,
-    network: { interfaces: network.interfaces.slice(0, 1), routes: guestRoutes(network) },
+    dns: config.dns ?? network?.dns,
+    network: network && { interfaces: network.interfaces.slice(0, 1), routes: guestRoutes(network) },
     sysctls: config.sysctls,
     realtimeNs: BigInt(Date.now()) * 1_000_000n,
     entropy: randomBytes(64),
-    scratch: { serial: SCRATCH_SERIAL },
+    scratch: vm.disks.some((disk) => disk.serial === SCRATCH_SERIAL) ? { serial: SCRATCH_SERIAL } : undefined,
     shmSize: 0n,
     sharedPidNamespace: config.pidMode === "pod",
-    hosts: network.ips.map((ip) => `${ip} ${hostname}`),
+    hosts: (network?.ips ?? []).map((ip) => `${ip} ${hostname}`),
     userNamespace: config.userNamespace && mappings(config.userNamespace),
   };
 }

@@ -17,7 +17,7 @@
  *                            └────────────────── VM died ─────────────────▲
  */
 import type { PodNetwork, PortMapping } from "../network/network.js";
-import type { VmSpec } from "../vmm/vmm.js";
+import type { HostNamespace, VmSpec } from "../vmm/vmm.js";
 import type { VolumeDocument } from "../volume/types.js";
 
 export const DOCUMENT_VERSION = 1;
@@ -69,6 +69,8 @@ export interface PodConfig {
   pidMode: PidMode;
   /** Absent: the pod's users are those of the guest. */
   userNamespace?: UserNamespace;
+  /** Namespaces of the host that it asks for; absent: none. */
+  hostNamespaces?: HostNamespace[];
   /** Sum of the containers' limits (CRI LinuxPodSandboxConfig.resources), where the client gave them. */
   resources?: Resources;
   overhead?: Resources;

@@ -58,8 +58,21 @@ const MAX_LINE = 1000;
 
 /** Starts the VMM. After a rejection no process and none of the document's sockets and pid file are left. */
 export function launch(launcher: string, document: LaunchDocument, deadlineMs: number): Promise<Launched> {
+  return launchBy([launcher], document, deadlineMs);
+}
+
+/**
+ * Runs a program that reads a document, starts a process that outlives it, and answers pid and start time in one line: podvm-launch, and
+ * podvm-agent for pods without a VM.
+ */
+export function launchBy(
+  argv: readonly [string, ...string[]],
+  document: object,
+  deadlineMs: number,
+): Promise<Launched> {
+  const [launcher, ...args] = argv;
   return new Promise((resolve, reject) => {
-    const child = spawn(launcher, [], { stdio: ["pipe", "pipe", "pipe"], env: {} });
+    const child = spawn(launcher, args, { stdio: ["pipe", "pipe", "pipe"], env: {} });
     let answer = "";
     let late = false;
     const timer = setTimeout(() => {

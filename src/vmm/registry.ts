@@ -9,16 +9,30 @@ export interface VmmRegistry {
   byName(name: string): Vmm;
   /** Handlers as RuntimeClasses may name them, "" (the default) first. */
   handlers(): string[];
+  /** Every one, the default first. */
+  all(): readonly Vmm[];
+  /** The backend for pods without a VM. */
+  onHost(): Vmm;
 }
+
+/** The handler that asks for a pod without a VM. */
+export const HOST_HANDLER = "host";
 
 /**
  * The first backend is the default: "", "podvm" and every name that begins with "kata" (so that manifests written for Kata
- * Containers work unchanged) are it; "podvm-NAME" is the backend of that name.
+ * Containers work unchanged) are it; "podvm-NAME" is the backend of that name, "host" the one without a VM.
  */
-export function createVmmRegistry(backends: readonly [Vmm, ...Vmm[]]): VmmRegistry {
-  const handlers = ["", "podvm", ...backends.map(({ name }) => `podvm-${name}`)];
+export function createVmmRegistry(vms: readonly [Vmm, ...Vmm[]], host?: Vmm): VmmRegistry {
+  const backends = host ? [...vms, host] : vms;
+  const handlers = ["", "podvm", ...vms.map(({ name }) => `podvm-${name}`), ...(host ? [HOST_HANDLER] : [])];
   return {
     handlers: () => handlers,
+    all: () => backends,
+
+    onHost() {
+      if (host) return host;
+      throw new PodvmError("failed_precondition", "this server has no backend for pods without a virtual machine");
+    },
 
     byName(name) {
       const found = backends.find((backend) => backend.name === name);
@@ -30,8 +44,9 @@ export function createVmmRegistry(backends: readonly [Vmm, ...Vmm[]]): VmmRegist
     },
 
     forHandler(handler) {
-      if (handler === "" || handler === "podvm" || handler.startsWith("kata")) return backends[0];
-      const found = backends.find(({ name }) => handler === `podvm-${name}`);
+      if (handler === "" || handler === "podvm" || handler.startsWith("kata")) return vms[0];
+      if (host && handler === HOST_HANDLER) return host;
+      const found = vms.find(({ name }) => handler === `podvm-${name}`);
       if (!found) {
         const shown = handlers.map((h) => JSON.stringify(h)).join(", ");
         throw new PodvmError(

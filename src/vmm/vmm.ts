@@ -18,7 +18,7 @@ export interface VmSpec {
   uid: number;
   /** Name of the cgroup below each hierarchy, from kubelet's cgroup_parent: "/kubepods/burstable/pod…/podvm-ID". Made and removed by the backend. */
   cgroup: string;
-  /** Path of the pod's network namespace; the tap in it is the VM's NIC. Absent: a VM without network. */
+  /** Path of the pod's network namespace; the tap in it is the VM's NIC. Absent: a VM without network, or on the host's kernel the host's own. */
   network?: { netns: string; tap: string; mac: string; mtu: number };
   memoryMib: number;
   vcpus: number;
@@ -28,7 +28,11 @@ export interface VmSpec {
   bundle: string;
   /** Attached before the guest boots, in this order. */
   disks: DiskSpec[];
+  /** Namespaces of the host that the pod shares; only a backend with `hostKernel` can. */
+  hostNamespaces?: HostNamespace[];
 }
+
+export type HostNamespace = "network" | "pid" | "ipc";
 
 export interface DiskSpec {
   /** What the guest finds it by: at most 20 characters of [a-z0-9-]. */
@@ -49,6 +53,8 @@ export interface VmmCapabilities {
   /** A paused VM's state can be saved and another VM started from it. */
   snapshot: boolean;
   pause: boolean;
+  /** No VM: pods run on the host's kernel. They have no tap and no writable disk, and files of the host are bound where they are. */
+  hostKernel: boolean;
 }
 
 export interface VmmStatus {

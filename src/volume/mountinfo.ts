@@ -8,6 +8,8 @@ export interface MountInfo {
   root: string;
   mountPoint: string;
   fsType: string;
+  /** Mounts made in its peers appear in it, and, where it is shared, the other way round. */
+  propagation: "private" | "slave" | "shared";
 }
 
 /** All mounts that this process sees, in their order: a later one at the same place lies over an earlier one. */
@@ -23,7 +25,10 @@ export function parseMountInfo(text: string): MountInfo[] {
     const [, , device, root, mountPoint] = fields;
     const fsType = fields[separator + 1];
     if (separator < 0 || !device || !root || !mountPoint || !fsType) continue;
-    mounts.push({ device, root: unoctal(root), mountPoint: unoctal(mountPoint), fsType });
+    const peers = fields.slice(6, separator);
+    const has = (kind: string) => peers.some((field) => field.startsWith(`${kind}:`));
+    const propagation = has("shared") ? "shared" : has("master") ? "slave" : "private";
+    mounts.push({ device, root: unoctal(root), mountPoint: unoctal(mountPoint), fsType, propagation });
   }
   return mounts;
 }

@@ -15,6 +15,7 @@ export function assets(): Assets {
   return {
     bundle: realpathSync(join(folder, "bundle/current")),
     guest: realpathSync(join(folder, "guest/current")),
+    agent: join(folder, "bin/podvm-agent"),
     launch: realpathSync(process.env.PODVM_TEST_LAUNCH ?? join(folder, "bin/podvm-launch")),
   };
 }

@@ -12,6 +12,13 @@ pub enum Cgroups {
     Full { mount: PathBuf, base: String },
     /// A cgroup2 without controllers (hosts of cgroup v1): no limits, but whole trees can be killed.
     Bare { base: PathBuf },
+    /// A pod on a host whose controllers are on cgroup v1: whole trees are killed by the group of cgroup2, limits are on those of v1
+    /// (cgroup_v1.rs). `mount` is where cgroup2 is mounted, `unified` the pod's folder there, `v1` its folder in each other hierarchy.
+    Split {
+        mount: PathBuf,
+        unified: PathBuf,
+        v1: Vec<PathBuf>,
+    },
 }
 
 const USUAL: &str = "/sys/fs/cgroup";
@@ -68,10 +75,58 @@ impl Cgroups {
         Ok(Cgroups::Bare { base: usual.join(name) })
     }
 
+    /// A pod on a host: `folders` are its group in every hierarchy.
+    pub fn of_pod(folders: &[PathBuf]) -> io::Result<Self> {
+        let (unified, v1): (Vec<_>, Vec<_>) = folders
+            .iter()
+            .cloned()
+            .partition(|f| f.join("cgroup.controllers").exists());
+        let missing = || {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                "wanted a mounted cgroup2, found none: mount it on /sys/fs/cgroup/unified",
+            )
+        };
+        let unified = unified.into_iter().next().ok_or_else(missing)?;
+        let mount = unified
+            .ancestors()
+            .take_while(|dir| dir.join("cgroup.controllers").exists())
+            .last()
+            .map(Path::to_path_buf)
+            .ok_or_else(missing)?;
+        if !v1.is_empty() {
+            return Ok(Cgroups::Split { mount, unified, v1 });
+        }
+        enable(&unified)?;
+        let base = unified
+            .strip_prefix(&mount)
+            .unwrap_or(&unified)
+            .to_string_lossy()
+            .into_owned();
+        Ok(Cgroups::Full { mount, base })
+    }
+
+    /// Groups of a container in the hierarchies of cgroup v1; none where limits are on cgroup v2 or nowhere.
+    pub fn v1(&self, id: &str) -> Vec<PathBuf> {
+        match self {
+            Cgroups::Split { v1, .. } => v1.iter().map(|dir| dir.join(format!("c-{id}"))).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What crun has to find on /sys/fs/cgroup instead of what is there: it refuses hosts that mount both versions.
+    pub fn shown_to_crun(&self) -> Option<&Path> {
+        match self {
+            Cgroups::Split { mount, .. } => Some(mount),
+            _ => None,
+        }
+    }
+
     fn base(&self) -> PathBuf {
         match self {
             Cgroups::Full { mount, base } => mount.join(base),
             Cgroups::Bare { base } => base.clone(),
+            Cgroups::Split { unified, .. } => unified.clone(),
         }
     }
 
@@ -84,7 +139,7 @@ impl Cgroups {
     pub fn crun_path(&self, id: &str) -> Option<String> {
         match self {
             Cgroups::Full { base, .. } => Some(format!("/{base}/c-{id}")),
-            Cgroups::Bare { .. } => None,
+            Cgroups::Bare { .. } | Cgroups::Split { .. } => None,
         }
     }
 
@@ -95,9 +150,11 @@ impl Cgroups {
         Ok(dir)
     }
 
-    /// Removes the agent's folder (as a process of a host, at its end).
+    /// Removes the agent's folder (as a process of a host, at its end). A pod's are the server's.
     pub fn remove(&self) {
-        remove_tree(&self.base());
+        if !matches!(self, Cgroups::Split { .. }) {
+            remove_tree(&self.base());
+        }
     }
 }
 

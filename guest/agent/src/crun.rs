@@ -5,7 +5,7 @@ use crate::ids::shorten;
 use crate::reaper;
 use crate::setup::Setup;
 use crate::{log, sys};
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -73,6 +73,8 @@ pub struct Call<'a> {
     streams: Streams,
     /// Group in which crun itself runs; None: one of its own.
     group: Option<PathBuf>,
+    /// Groups of other hierarchies in which it runs besides.
+    more: Vec<PathBuf>,
 }
 
 impl<'a> Call<'a> {
@@ -82,6 +84,7 @@ impl<'a> Call<'a> {
             args: vec![verb.into()],
             streams: Streams::default(),
             group: None,
+            more: Vec::new(),
         }
     }
 
@@ -106,6 +109,12 @@ impl<'a> Call<'a> {
         self
     }
 
+    /// Runs crun, and what it starts, in existing groups of cgroup v1 too.
+    pub fn groups_v1(mut self, groups: Vec<PathBuf>) -> Self {
+        self.more = groups;
+        self
+    }
+
     /// Runs it to its end. On failure the message is what crun logged.
     pub async fn run(self) -> Result<(), Failed> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -118,8 +127,9 @@ impl<'a> Call<'a> {
             }
         };
         let log_file = LogFile(self.setup.home.join(format!("crun-{number}.log")));
-        let group = own.clone().or(self.group);
-        let ended = run(self.setup, self.args, self.streams, group.as_deref(), &log_file.0).await;
+        let mut groups = self.more;
+        groups.extend(own.clone().or(self.group));
+        let ended = run(self.setup, self.args, self.streams, &groups, &log_file.0).await;
         let words = last_words(&log_file.0);
         if let Some(own) = own {
             if ended.is_err() {
@@ -152,7 +162,7 @@ async fn run(
     setup: &Setup,
     args: Vec<OsString>,
     streams: Streams,
-    group: Option<&Path>,
+    groups: &[PathBuf],
     log: &Path,
 ) -> Result<i32, Failed> {
     let mut command = Command::new(&setup.crun);
@@ -171,11 +181,18 @@ async fn run(
         .stdin(stdio(streams.stdin))
         .stdout(stdio(streams.stdout))
         .stderr(stdio(streams.stderr));
-    let procs = group
-        .map(cgroup::procs_file)
+    let procs: Vec<File> = groups
+        .iter()
+        .map(|group| cgroup::procs_file(group))
+        .collect::<io::Result<_>>()
+        .map_err(|e| Failed::new(format!("cgroup: {e}")))?;
+    let cgroup2 = setup
+        .cgroups
+        .shown_to_crun()
+        .map(sys::cpath)
         .transpose()
         .map_err(|e| Failed::new(format!("cgroup: {e}")))?;
-    unsafe { command.pre_exec(move || in_child(procs.as_ref())) };
+    unsafe { command.pre_exec(move || in_child(&procs, cgroup2.as_deref())) };
     let (pid, waiter) =
         reaper::spawn(&mut command).map_err(|e| Failed::new(format!("start of {}: {e}", setup.crun.display())))?;
     // The pipes' ends that went to the child must not stay open here.
@@ -191,9 +208,12 @@ async fn run(
 }
 
 /// Between fork and exec: only system calls.
-fn in_child(procs: Option<&File>) -> io::Result<()> {
-    if let Some(mut procs) = procs {
+fn in_child(procs: &[File], cgroup2: Option<&CStr>) -> io::Result<()> {
+    for mut procs in procs {
         procs.write_all(b"0")?;
+    }
+    if let Some(cgroup2) = cgroup2 {
+        show_cgroup2(cgroup2)?;
     }
     // The agent's protection from the OOM killer is not for its children.
     let fd = unsafe { libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
@@ -204,6 +224,17 @@ fn in_child(procs: Option<&File>) -> io::Result<()> {
         }
     }
     sys::check(unsafe { libc::setsid() }).map(drop)
+}
+
+/// In a mount namespace of its own, whose mounts otherwise stay peers of the host's: containers must see what is mounted later, and the
+/// other way round.
+fn show_cgroup2(mount: &CStr) -> io::Result<()> {
+    const USUAL: &CStr = c"/sys/fs/cgroup";
+    let none = std::ptr::null();
+    sys::check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    let flags = libc::MS_PRIVATE | libc::MS_REC;
+    sys::check(unsafe { libc::mount(c"none".as_ptr(), USUAL.as_ptr(), none, flags, none.cast()) })?;
+    sys::check(unsafe { libc::mount(mount.as_ptr(), USUAL.as_ptr(), none, libc::MS_BIND, none.cast()) }).map(drop)
 }
 
 fn last_words(log: &Path) -> Option<String> {

@@ -33,6 +33,9 @@ impl Images {
         if let Some(dir) = serial.strip_prefix("dir:") {
             return Ok(dir.into());
         }
+        if let Some(host) = &setup.host {
+            return on_host(&host.disks.join(serial));
+        }
         if let Some(mounted) = self.mounts.lock().await.by_serial.get_mut(serial) {
             mounted.users += 1;
             return Ok(mounted.dir.clone());
@@ -81,6 +84,19 @@ impl Images {
             log::error(format!("unmount of image {serial}: {e}"));
         }
     }
+}
+
+/// On a host the server has mounted the image, and put a link to it.
+fn on_host(link: &Path) -> io::Result<PathBuf> {
+    let dir = fs::canonicalize(link).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", link.display())))?;
+    // These would be taken for separators in the options of overlay.
+    if dir.to_string_lossy().contains([',', ':', '\\']) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("wanted a folder without [,:\\] in its name, found {}", dir.display()),
+        ));
+    }
+    Ok(dir)
 }
 
 /// Unmounts and removes the folder. While somebody is in it: tried again for 5 s, then detached, to be freed with its last user.

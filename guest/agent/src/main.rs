@@ -6,7 +6,7 @@ use podvm_agent::container::pidns;
 use podvm_agent::link::{port, socket};
 use podvm_agent::service::Service;
 use podvm_agent::setup::{Mode, Setup};
-use podvm_agent::{boot, log, modules, reaper, shutdown, sys};
+use podvm_agent::{boot, host_pod, log, modules, reaper, shutdown, sys};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,6 +20,12 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|a| a == pidns::ARGUMENT) {
         pidns::hold();
+    }
+    if args.first().is_some_and(|a| a == "--host-pod") {
+        return match host_pod::launch(run_host_pod) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE, // told on standard output
+        };
     }
     let result = if std::process::id() == 1 && args.iter().all(|a| a != "--listen") {
         run_vm()
@@ -56,6 +62,7 @@ fn run_vm() -> Result<(), String> {
         home: "/run/podvm".into(),
         crun: "/bin/crun".into(),
         cgroups,
+        host: None,
     };
     block_on(async {
         let agent = begin(setup)?;
@@ -92,7 +99,7 @@ fn run_process(args: &[String]) -> Result<(), String> {
             .and_then(|at| args.get(at + 1))
             .cloned()
     };
-    let (Some(listen), Some(state)) = (option("--listen"), option("--state")) else {
+    let (Some(listen_on), Some(state)) = (option("--listen"), option("--state")) else {
         return Err(USAGE.into());
     };
     let crun = option("--crun").map_or_else(|| find_in_path("crun"), |path| Some(path.into()));
@@ -104,19 +111,47 @@ fn run_process(args: &[String]) -> Result<(), String> {
         .map_err(|e| format!("subreaper: {e}"))?;
     boot::protect();
     let cgroups = Cgroups::of_host(&home).map_err(|e| format!("cgroups: {e}"))?;
-    block_on(async {
-        let agent = begin(Setup {
+    let setup = Setup {
+        mode: Mode::Process,
+        home,
+        crun,
+        cgroups,
+        host: None,
+    };
+    listen(setup, &listen_on, || ())
+}
+
+/// In a process of its own, the pod's namespaces entered. The report goes back while the start can still fail.
+fn run_host_pod(
+    document: host_pod::Document,
+    report: host_pod::Report,
+) -> Result<(), (String, Option<host_pod::Report>)> {
+    boot::protect();
+    let setup = match Cgroups::of_pod(&document.cgroups) {
+        Ok(cgroups) => Setup {
             mode: Mode::Process,
-            home,
-            crun,
+            home: document.state.clone(),
+            crun: document.crun.clone(),
             cgroups,
-        })?;
+            host: Some(document.host_pod()),
+        },
+        Err(e) => return Err((format!("cgroups: {e}"), Some(report))),
+    };
+    let mut report = Some(report);
+    let result = listen(setup, &document.listen, || drop(report.take()));
+    result.map_err(|message| (message, report))
+}
+
+fn listen(setup: Setup, listen: &str, ready: impl FnOnce()) -> Result<(), String> {
+    block_on(async {
+        let agent = begin(setup)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("SIGTERM: {e}"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("SIGINT: {e}"))?;
         let mut ended = agent.ended.subscribe();
         // Last: who sees the socket may already end the agent.
-        let listener = socket::listen(Path::new(&listen)).map_err(|e| format!("{listen}: {e}"))?;
+        let listener = socket::listen(Path::new(listen)).map_err(|e| format!("{listen}: {e}"))?;
         log::info(format!("listens on {listen}"));
+        ready();
         let result = tokio::select! {
             result = socket::run(Service::new(agent.clone()), listener) => result,
             _ = terminate.recv() => Ok(()),
@@ -124,7 +159,7 @@ fn run_process(args: &[String]) -> Result<(), String> {
             _ = ended.wait_for(|e| *e) => Ok(()),
         };
         shutdown::clean_up(&agent).await;
-        drop(std::fs::remove_file(&listen));
+        drop(std::fs::remove_file(listen));
         result
     })
 }

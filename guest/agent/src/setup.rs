@@ -1,6 +1,7 @@
 //! What the agent is and where its things lie: decided once at start.
 
 use crate::cgroup::Cgroups;
+use crate::host_pod::HostPod;
 use std::path::{Path, PathBuf};
 
 /// As PID 1 of a VM, or as a process of a host.
@@ -16,6 +17,8 @@ pub struct Setup {
     pub home: PathBuf,
     pub crun: PathBuf,
     pub cgroups: Cgroups,
+    /// A pod on the host (only with Mode::Process).
+    pub host: Option<HostPod>,
 }
 
 impl Setup {
@@ -34,7 +37,10 @@ impl Setup {
     }
 
     pub fn scratch(&self) -> PathBuf {
-        self.home.join("scratch")
+        match &self.host {
+            Some(host) => host.scratch.clone(),
+            None => self.home.join("scratch"),
+        }
     }
 
     pub fn images(&self) -> PathBuf {
@@ -62,7 +68,10 @@ impl Setup {
     }
 
     pub fn shm(&self) -> PathBuf {
-        self.home.join("shm")
+        match &self.host {
+            Some(host) if !host.own_ipc => "/dev/shm".into(),
+            _ => self.home.join("shm"),
+        }
     }
 
     /// The pod's hosts, resolv.conf, hostname.

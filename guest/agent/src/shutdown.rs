@@ -73,9 +73,11 @@ pub async fn clean_up(agent: &Agent) {
         }
     }
     crate::volume::remove_all(agent).await;
-    for dir in [agent.setup.scratch(), agent.setup.shm()] {
-        // Not mounted where no sandbox was configured.
-        drop(sys::umount(&dir, libc::MNT_DETACH));
+    // Not mounted where no sandbox was configured. A host pod's go with its state folder, which the server unmounts.
+    if agent.setup.host.is_none() {
+        for dir in [agent.setup.scratch(), agent.setup.shm()] {
+            drop(sys::umount(&dir, libc::MNT_DETACH));
+        }
     }
     agent.setup.cgroups.remove();
 }

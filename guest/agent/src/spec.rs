@@ -29,8 +29,8 @@ pub struct Facts<'a> {
     pub cgroups_path: Option<String>,
 }
 
-/// Refuses what the contract does not allow.
-pub fn check(spec: &Spec) -> Result<(), Status> {
+/// Refuses what the contract does not allow. `host_paths`: absolute sources of binds are allowed, as on a host.
+pub fn check(spec: &Spec, host_paths: bool) -> Result<(), Status> {
     let process = spec
         .process
         .as_ref()
@@ -49,7 +49,7 @@ pub fn check(spec: &Spec) -> Result<(), Status> {
         )));
     }
     bounded("spec.mounts", spec.mounts.len(), MOUNTS)?;
-    spec.mounts.iter().try_for_each(check_mount)?;
+    spec.mounts.iter().try_for_each(|m| check_mount(m, host_paths))?;
     if let Some(linux) = &spec.linux {
         bounded("spec.linux.devices", linux.devices.len(), MANY)?;
         for namespace in &linux.namespaces {
@@ -88,7 +88,7 @@ fn no_nul(what: &str, text: &str) -> Result<(), Status> {
     Ok(())
 }
 
-fn check_mount(mount: &Mount) -> Result<(), Status> {
+fn check_mount(mount: &Mount, host_paths: bool) -> Result<(), Status> {
     let source = mount.source.as_deref().unwrap_or("");
     let at = &mount.destination;
     no_nul("mount", at)?;
@@ -107,6 +107,9 @@ fn check_mount(mount: &Mount) -> Result<(), Status> {
     }
     let kind = mount.r#type.as_deref().unwrap_or("");
     let binds = mount.options.iter().any(|o| o == "bind" || o == "rbind");
+    if host_paths && binds && kind == "bind" && source.starts_with('/') {
+        return Ok(());
+    }
     if binds || !FILE_SYSTEMS.contains(&kind) {
         return Err(invalid(format!(
             "mount on {at:?}: wanted a podvm: source or one of {FILE_SYSTEMS:?}, found source {source:?}, type {kind:?}, options {:?}",
@@ -282,7 +285,7 @@ mod tests {
             masked_paths: vec!["/proc/kcore".into()],
             ..Default::default()
         });
-        check(&spec).unwrap();
+        check(&spec, false).unwrap();
         let who = identity();
         let json = serde_json::to_value(complete(spec, &facts(&who, Some("")))).unwrap();
         let wanted = serde_json::json!({
@@ -336,13 +339,31 @@ mod tests {
                 ..mount("proc", "proc", &[])
             },
         ] {
-            let code = check(&Spec {
+            let spec = Spec {
                 mounts: vec![bad.clone()],
                 ..spec()
-            })
-            .unwrap_err()
-            .code();
+            };
+            let code = check(&spec, false).unwrap_err().code();
             assert_eq!(code, tonic::Code::InvalidArgument, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn on_a_host_absolute_sources_are_bound() {
+        let allowed = |mount: Mount| {
+            let spec = Spec {
+                mounts: vec![mount],
+                ..spec()
+            };
+            check(&spec, true).is_ok()
+        };
+        assert!(allowed(mount("/etc", "bind", &["rbind", "rprivate", "ro"])));
+        for bad in [
+            mount("etc", "bind", &["rbind"]),
+            mount("/etc", "bind", &[]),
+            mount("/dev/vda", "ext4", &["rbind"]),
+        ] {
+            assert!(!allowed(bad.clone()), "{bad:?}");
         }
     }
 
@@ -366,6 +387,6 @@ mod tests {
             namespaces,
             ..Default::default()
         });
-        assert!(check(&Spec { linux, ..spec() }).is_err());
+        assert!(check(&Spec { linux, ..spec() }, true).is_err());
     }
 }

@@ -71,7 +71,8 @@ plain_http = true
 ca_file = "/ca.pem"
 insecure_tls = true
 [policy]
-host_namespaces = []
+host_namespaces = ["a", "b-*"]
+host_pid = "guest"
 unset_seccomp_profile = "runtime/default"
 sockets = ["/run/a.sock"]
 `);
@@ -108,7 +109,12 @@ sockets = ["/run/a.sock"]
         "r.example.com": { mirrors: [], plainHttp: false, insecureTls: true, caFile: "/ca.pem" },
       },
     },
-    policy: { hostNamespaces: [], unsetSeccompProfile: "runtime/default", sockets: ["/run/a.sock"] },
+    policy: {
+      hostNamespaces: ["a", "b-*"],
+      hostPid: "guest",
+      unsetSeccompProfile: "runtime/default",
+      sockets: ["/run/a.sock"],
+    },
   });
 });
 

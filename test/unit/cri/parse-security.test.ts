@@ -2,14 +2,12 @@
 import test from "ava";
 import { parseMounts } from "../../../src/cri/parse-mounts.js";
 import { parseAppArmor } from "../../../src/cri/parse-profiles.js";
-import { hostNamespaces } from "../../../src/cri/parse-sandbox.js";
 import { parseSysctls } from "../../../src/cri/parse-sysctls.js";
 import { parseUserNamespace } from "../../../src/cri/parse-userns.js";
 import {
   type DeepPartial,
   Mount,
   NamespaceMode,
-  NamespaceOption,
   SecurityProfile_ProfileType as ProfileType,
   UserNamespace,
 } from "../../../src/gen/runtime/v1/api.js";
@@ -59,12 +57,6 @@ test("the mapping of a mount has both sides or none", (t) => {
     size: 100_000,
   });
   t.regex(t.throws(() => mount({ uidMappings: [mapping] }))?.message ?? "", /gidMappings: wanted exactly one/);
-});
-
-test("the host's pid namespace is no reason to refuse a VM: its pod gets the guest's", (t) => {
-  const { NODE } = NamespaceMode;
-  t.deepEqual(hostNamespaces(NamespaceOption.fromPartial({ pid: NODE })), []);
-  t.deepEqual(hostNamespaces(NamespaceOption.fromPartial({ pid: NODE, network: NODE, ipc: NODE })), ["network", "ipc"]);
 });
 
 test("sysctls of namespaces and the guest's limits are taken, with dots or slashes", (t) => {

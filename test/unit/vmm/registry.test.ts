@@ -26,3 +26,23 @@ test("a document's backend that is no more is named", (t) => {
   t.is(registry.byName("firecracker").name, "firecracker");
   t.regex(t.throws(() => registry.byName("xen"))?.message ?? "", /"xen".*qemu, firecracker/);
 });
+
+test("the backend without a VM has a handler of its own and is never the default", (t) => {
+  const both = createVmmRegistry([backend("qemu")], backend("host"));
+  t.is(both.forHandler("host").name, "host");
+  t.is(both.forHandler("").name, "qemu");
+  t.is(both.onHost().name, "host");
+  t.deepEqual(both.handlers(), ["", "podvm", "podvm-qemu", "host"]);
+  t.true(
+    hasCode(
+      t.throws(() => registry.forHandler("host")),
+      "not_found",
+    ),
+  );
+  t.true(
+    hasCode(
+      t.throws(() => registry.onHost()),
+      "failed_precondition",
+    ),
+  );
+});

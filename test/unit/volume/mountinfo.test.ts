@@ -14,7 +14,14 @@ const mounts = parseMountInfo(text);
 test("lines, with octal escapes and optional fields; what is none is left out", (t) => {
   t.is(mounts.length, 6);
   t.is(mounts[2]?.root, "/var/lib/kubelet/pods/u/volumes/kubernetes.io~empty-dir/disk/in ner");
-  t.deepEqual(mounts[5], { device: "0:50", root: "/", mountPoint: "/odd\\name", fsType: "tmpfs" });
+  t.deepEqual(mounts[5], {
+    device: "0:50",
+    root: "/",
+    mountPoint: "/odd\\name",
+    fsType: "tmpfs",
+    propagation: "slave",
+  });
+  t.deepEqual([mounts[0]?.propagation, mounts[1]?.propagation], ["shared", "private"]);
 });
 
 test("a bound sub-path is found in the volume that it came from", (t) => {
@@ -29,7 +36,8 @@ test("the mount that a path lies on is the innermost and the last", (t) => {
   t.is(mountOf("/etc", mounts)?.mountPoint, "/");
   t.is(mountOf("/mnt/other/x", mounts)?.mountPoint, "/mnt/other");
   t.is(mountOf("/mnt/otherwise", mounts)?.mountPoint, "/");
-  const over = [...mounts, { device: "0:60", root: "/", mountPoint: "/mnt/other", fsType: "xfs" }];
+  const xfs = { device: "0:60", root: "/", mountPoint: "/mnt/other", fsType: "xfs", propagation: "private" as const };
+  const over = [...mounts, xfs];
   t.is(mountOf("/mnt/other/x", over)?.fsType, "xfs");
 });
 

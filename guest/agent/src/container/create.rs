@@ -13,7 +13,7 @@ use crate::rootfs::Rootfs;
 use crate::tube::{Console, Tube};
 use crate::users::Identity;
 use crate::volume::Held;
-use crate::{device, modules, reaper, spec, sys, users};
+use crate::{cgroup_v1, device, modules, reaper, spec, sys, users};
 use prost::Message;
 use std::fs;
 use std::hash::BuildHasher;
@@ -91,12 +91,11 @@ fn check(agent: &Agent, request: &CreateContainerRequest) -> Result<(), Status> 
         }
         _ => check_serial(serial)?,
     }
-    spec::check(
-        request
-            .spec
-            .as_ref()
-            .ok_or_else(|| invalid("spec: wanted one, found none"))?,
-    )?;
+    let spec = request
+        .spec
+        .as_ref()
+        .ok_or_else(|| invalid("spec: wanted one, found none"))?;
+    spec::check(spec, !agent.setup.is_vm())?;
     device::check(&request.devices)?;
     if agent.sandbox.pod_id().is_empty() {
         return Err(precondition("wanted ConfigureSandbox before the first container"));
@@ -142,6 +141,9 @@ async fn build(
     let streams = run_crun(agent, &request, &process, &bundle).await?;
     let pid = read_pid(&bundle.join("pid")).doing(|| "pid file of crun")?;
     let waiter = reaper::adopt(pid);
+    let v1 = setup.cgroups.v1(id);
+    let resources = spec.linux.and_then(|l| l.resources).unwrap_or_default();
+    cgroup_v1::place(&v1, pid, &resources).doing(|| "cgroup")?;
     let output = Output::new(request.spool_size);
     output.pump(Stream::Stdout, streams.stdout);
     output.pump(Stream::Stderr, streams.stderr);
@@ -160,6 +162,7 @@ async fn build(
         process,
         image: request.image.map(|i| i.serial).unwrap_or_default(),
         cgroup,
+        cgroups_v1: v1,
         layer,
         volumes: held.uses,
         output,

@@ -43,6 +43,8 @@ pub struct Container {
     pub process: Process,
     pub image: String,
     pub cgroup: PathBuf,
+    /// Its groups in the hierarchies of cgroup v1, where those have the controllers.
+    pub cgroups_v1: Vec<PathBuf>,
     pub layer: PathBuf,
     /// Those that it mounts: not to be removed before it.
     pub volumes: Vec<Use>,

@@ -47,6 +47,9 @@ pub async fn undo(agent: &Agent, id: &str) -> Result<(), Status> {
         deleted.map_err(|e| internal(format!("removal of container {id:?}"), e))?;
     }
     cgroup::remove_tree(&group);
+    for group in setup.cgroups.v1(id) {
+        cgroup::remove_tree(&group);
+    }
     images::unmount(&setup.bundle(id).join("rootfs"))
         .await
         .doing(|| format!("unmount of container {id:?}"))?;

@@ -1,6 +1,7 @@
 //! UpdateContainer: resources of a running container, written to its cgroup.
 
 use crate::agent::Agent;
+use crate::cgroup_v1;
 use crate::fail::{invalid, precondition, Doing};
 use crate::pb::oci::v1::Resources;
 use std::fs;
@@ -14,6 +15,9 @@ pub async fn update(agent: &Agent, id: &str, resources: &Resources) -> Result<()
     let container = agent.containers.get(id)?;
     if container.exit_record().is_some() {
         return Err(precondition(format!("container {id:?} has exited")));
+    }
+    if !container.cgroups_v1.is_empty() {
+        return cgroup_v1::update(&container.cgroups_v1, resources).doing(|| "resources");
     }
     let dir = &container.cgroup;
     for (file, value) in settings(resources, &current(dir))? {

@@ -5,7 +5,7 @@ use crate::agent::Agent;
 use crate::pb::agent::v1::{event, ContainerExited, ExitRecord};
 use crate::reaper::{Exit, Waiter};
 use crate::sys::now_ns;
-use crate::{cgroup, log};
+use crate::{cgroup, cgroup_v1, log};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub fn start(agent: &Arc<Agent>, container: Arc<Container>, waiter: Waiter) {
             signal: 0,
             time_ns: now_ns(),
         });
-        let kills = cgroup::oom_kills(&container.cgroup);
+        let kills = cgroup::oom_kills(&container.cgroup) + cgroup_v1::oom_kills(&container.cgroups_v1);
         let record = ExitRecord {
             exit_code: exit.code,
             signal: exit.signal,

@@ -87,6 +87,7 @@ pub async fn launch(
         .arg("--detach")
         .option("--process", &files.process);
     call = call.option("--pid-file", &files.pid).group(Some(group.for_crun()));
+    call = call.groups_v1(agent.setup.cgroups.v1(&container.id));
     if let Some(sub) = group.for_command() {
         call = call.option("--cgroup", sub);
     }

@@ -1,6 +1,7 @@
 //! The pod's resolv.conf, hosts and hostname.
 
 use crate::fail::invalid;
+use crate::host_pod::HostPod;
 use crate::pb::agent::v1::{ConfigureSandboxRequest, Dns};
 use std::fs;
 use std::io;
@@ -30,6 +31,25 @@ pub fn write(dir: &Path, request: &ConfigureSandboxRequest) -> io::Result<()> {
     )?;
     fs::write(dir.join("hosts"), hosts(request))?;
     fs::write(dir.join("hostname"), format!("{}\n", request.hostname))
+}
+
+/// What a pod shares with the host it sees as the host has it: its hosts file and name with the network, the resolver where none was given.
+pub fn take_from_host(dir: &Path, host: &HostPod, resolver: bool) -> io::Result<()> {
+    let take = |name: &str| match fs::read(Path::new("/etc").join(name)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        content => fs::write(dir.join(name), content?),
+    };
+    if resolver {
+        take("resolv.conf")?;
+    }
+    if !host.own_network {
+        take("hosts")?;
+    }
+    if !host.own_uts {
+        let name = fs::read("/proc/sys/kernel/hostname")?;
+        fs::write(dir.join("hostname"), name)?;
+    }
+    Ok(())
 }
 
 fn resolv_conf(dns: &Dns) -> String {

@@ -67,11 +67,21 @@ pub async fn configure(agent: &Agent, request: ConfigureSandboxRequest) -> Resul
         if !request.entropy.is_empty() {
             clock::add_entropy(&request.entropy).doing(|| "entropy")?;
         }
+    }
+    let host = agent.setup.host.as_ref();
+    if vm || host.is_some_and(|h| h.own_uts) {
         set_hostname(&request.hostname).doing(|| "hostname")?;
     }
     files::write(&agent.setup.pod_files(), &request).doing(|| "resolv.conf, hosts, hostname")?;
+    if let Some(host) = host {
+        files::take_from_host(&agent.setup.pod_files(), host, request.dns.is_none())
+            .doing(|| "resolv.conf, hosts, hostname of the host")?;
+        sysctl::check_own(&request.sysctls, host)?;
+    }
     if vm {
         net::configure(&request.network.clone().unwrap_or_default()).await?;
+    }
+    if vm || host.is_some() {
         sysctl::apply(&request.sysctls)?;
     }
     storage::scratch(&agent.setup, request.scratch.as_ref()).await?;

@@ -16,6 +16,9 @@ const SHM_DEFAULT: u64 = 64 << 20;
 /// Mounts what holds the containers' writable layers.
 pub async fn scratch(setup: &Setup, device: Option<&BlockDevice>) -> Result<(), Status> {
     let target = setup.scratch();
+    if setup.host.is_some() {
+        return fs::create_dir_all(&target).doing(|| "scratch");
+    }
     if is_mount_point(&target).doing(|| "scratch")? {
         return Ok(());
     }
@@ -43,6 +46,9 @@ pub async fn scratch(setup: &Setup, device: Option<&BlockDevice>) -> Result<(), 
 /// `size` 0: 64 MiB.
 pub fn shm(setup: &Setup, size: u64) -> io::Result<()> {
     let target = setup.shm();
+    if setup.host.as_ref().is_some_and(|host| !host.own_ipc) {
+        return Ok(()); // the host's
+    }
     if is_mount_point(&target)? {
         return Ok(());
     }

@@ -1,6 +1,7 @@
 //! Kernel parameters of the guest's root namespaces.
 
-use crate::fail::{invalid, Doing};
+use crate::fail::{invalid, precondition, Doing};
+use crate::host_pod::HostPod;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,33 @@ use tonic::Status;
 
 pub fn check(sysctls: &BTreeMap<String, String>) -> Result<(), Status> {
     sysctls.keys().try_for_each(|name| path(name).map(drop))
+}
+
+/// Refuses what is not in a namespace of the pod's own: it would change the host, and every other pod on it.
+pub fn check_own(sysctls: &BTreeMap<String, String>, host: &HostPod) -> Result<(), Status> {
+    const IPC: [&str; 8] = [
+        "msgmax",
+        "msgmnb",
+        "msgmni",
+        "sem",
+        "shmall",
+        "shmmax",
+        "shmmni",
+        "shm_rmid_forced",
+    ];
+    for name in sysctls.keys() {
+        let file = path(name)?;
+        let within = |dir: &str| file.strip_prefix(dir).ok();
+        let ipc = within("/proc/sys/fs/mqueue").is_some()
+            || within("/proc/sys/kernel").is_some_and(|rest| IPC.iter().any(|f| rest == Path::new(f)));
+        let own = (host.own_network && within("/proc/sys/net").is_some()) || (host.own_ipc && ipc);
+        if !own {
+            return Err(precondition(format!(
+                "sysctl {name}: this pod runs on the host, of whose kernel it has no namespace of its own for that: take it out of the pod"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The first that fails ends it; the message names it.
@@ -52,6 +80,25 @@ fn path(name: &str) -> Result<PathBuf, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn on_a_host_only_what_is_the_pods_own() {
+        let allowed = |name: &str, own_network, own_ipc| {
+            let host = HostPod {
+                own_network,
+                own_ipc,
+                own_uts: true,
+                disks: "/d".into(),
+                scratch: "/s".into(),
+            };
+            check_own(&[(name.to_string(), "1".to_string())].into(), &host).is_ok()
+        };
+        assert!(allowed("net.ipv4.ip_forward", true, false));
+        assert!(!allowed("net.ipv4.ip_forward", false, true));
+        assert!(allowed("kernel.shm_rmid_forced", false, true) && allowed("fs.mqueue.msg_max", false, true));
+        assert!(!allowed("kernel.shm_rmid_forced", true, false));
+        assert!(!allowed("kernel.panic", true, true) && !allowed("vm.swappiness", true, true));
+    }
 
     #[test]
     fn names() {

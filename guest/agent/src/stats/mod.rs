@@ -2,6 +2,7 @@
 
 pub mod guest;
 pub mod usage;
+mod v1;
 
 use crate::agent::Agent;
 use crate::cgroup::value;
@@ -41,6 +42,9 @@ async fn one(container: &Arc<Container>) -> ContainerStats {
         fs_inodes,
         ..Default::default()
     };
+    if !container.cgroups_v1.is_empty() {
+        return v1::of_cgroups(&container.cgroups_v1, base);
+    }
     of_cgroup(&container.cgroup, base)
 }
 
