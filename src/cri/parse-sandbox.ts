@@ -46,12 +46,6 @@ export function parseSandbox(config: PodSandboxConfig | undefined, runtimeHandle
   if (userNamespace && security?.namespaceOptions?.pid === NamespaceMode.NODE) {
     throw bad("config.linux.security_context.namespace_options", "no pid mode NODE with a user namespace", "both");
   }
-  if (userNamespace) {
-    throw new PodvmError(
-      "unimplemented",
-      "user namespaces are not supported yet: set hostUsers to true or leave it out",
-    );
-  }
   const parsed: PodConfig = {
     name: objectName("config.metadata.name", metadata.name),
     uid: required("config.metadata.uid", metadata.uid, 253),

@@ -33,7 +33,7 @@ export function runtimeVerbs(pods: PodContext, info: RuntimeInfo): RuntimeVerbs 
         info: verbose,
         runtimeHandlers: info.handlers.map((name) => ({
           name,
-          features: { recursiveReadOnlyMounts: false, userNamespaces: false },
+          features: { recursiveReadOnlyMounts: false, userNamespaces: true },
         })),
         features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: false, mountOptions: false },
       };

@@ -1,10 +1,11 @@
 #!/bin/bash
-# usage: debs.sh FOLDER     unpacks, as apt verified them, docker-registry, and busybox with its libraries, into FOLDER
+# usage: debs.sh FOLDER     unpacks, as apt verified them, docker-registry, busybox with its libraries, and apparmor_parser with the features of a kernel
+#                           that it can compile for, into FOLDER
 #
 # Not busybox-static: linked statically against glibc, it cannot look up names without glibc's shared libraries.
 set -euo pipefail
 out=$1
-packages=(docker-registry busybox libc6)
+packages=(docker-registry busybox libc6 apparmor)
 [ ! -x "$out/docker-registry" ] || exit 0
 tmp=$out.$$.tmp
 trap 'rm -rf "$tmp"' EXIT
@@ -27,6 +28,11 @@ install -m 0755 "$(find_one x86_64-linux-gnu/ld-linux-x86-64.so.2)" "$tmp/out/bu
 for name in libc.so.6 libresolv.so.2; do
   install -m 0644 "$(find_one "x86_64-linux-gnu/$name")" "$tmp/out/busybox/lib/x86_64-linux-gnu/$name"
 done
+# apparmor/: a compiler of policies, which needs no AppArmor on this machine
+mkdir -p "$tmp/out/apparmor"
+install -m 0755 "$(find_one sbin/apparmor_parser)" "$tmp/out/apparmor/apparmor_parser"
+install -m 0644 "$(find_one apparmor.d/abi/3.0)" "$tmp/out/apparmor/features"
 "$tmp/out/docker-registry" --version
+"$tmp/out/apparmor/apparmor_parser" --version
 rm -rf "$out"
 mv "$tmp/out" "$out"

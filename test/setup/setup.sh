@@ -4,6 +4,7 @@
 #   stream-client    built from the Go module proxy: drives exec, attach and port-forward URLs with client-go
 #   docker-registry  Debian's package, unpacked and not installed: no service starts, the host's package state stays
 #   busybox          Debian's, with its libraries, for the images that the tests make
+#   apparmor         Debian's apparmor_parser, which compiles policies for the guest's kernel
 # Kubernetes' own programs are named in build/test-tools.env too; kubernetes.sh builds those that a suite asks for.
 # Each folder is named after its inputs and appears by rename, whole or not at all.
 set -euo pipefail
@@ -28,6 +29,7 @@ stream-client=$CACHE/tools/stream-client-$stream_key/stream-client
 docker-registry=$CACHE/tools/debs-$deb_key/docker-registry
 busybox=$CACHE/tools/debs-$deb_key/busybox
 $(test/setup/kubernetes.sh --list)
+apparmor=$CACHE/tools/debs-$deb_key/apparmor
 assets=$ASSETS
 E2
 mv build/test-tools.env.tmp build/test-tools.env

@@ -35,6 +35,7 @@ export type Tool =
   | "stream-client"
   | "docker-registry"
   | "busybox"
+  | "apparmor"
   | "assets"
   | "critest"
   | "ginkgo"
@@ -53,7 +54,7 @@ export type KubernetesProgram =
   | "grpc-health";
 
 /**
- * Absolute path of a test tool. "busybox" is a folder that is to be the root of an image; "assets" holds runtime bundle, guest image, launcher;
+ * Absolute path of a test tool. "busybox" is a folder that is to be the root of an image; "apparmor" holds apparmor_parser and features of a kernel; "assets" holds runtime bundle, guest image, launcher;
  * "critest-images" holds what critest-config/build-images.sh made.
  */
 export function tool(name: Tool): string {

@@ -26,6 +26,20 @@ pub struct Streams {
     pub stderr: Option<OwnedFd>,
 }
 
+impl Streams {
+    /// Makes the ends of pipes the property of this uid and gid of the guest, so that a process of a user namespace can open them again
+    /// (/dev/stdout); outside of one crun does it.
+    pub fn give_to(&self, owner: Option<(u32, u32)>) -> io::Result<()> {
+        let Some((uid, gid)) = owner else {
+            return Ok(());
+        };
+        for end in [&self.stdin, &self.stdout, &self.stderr].into_iter().flatten() {
+            std::os::unix::fs::fchown(end, Some(uid), Some(gid))?;
+        }
+        Ok(())
+    }
+}
+
 /// Exit code and last words of a crun that failed.
 #[derive(Debug)]
 pub struct Failed {
@@ -75,6 +89,8 @@ pub struct Call<'a> {
     group: Option<PathBuf>,
     /// Groups of other hierarchies in which it runs besides.
     more: Vec<PathBuf>,
+    /// Of crun, and of what it starts where its spec says nothing else.
+    oom_score_adj: i32,
 }
 
 impl<'a> Call<'a> {
@@ -85,6 +101,7 @@ impl<'a> Call<'a> {
             streams: Streams::default(),
             group: None,
             more: Vec::new(),
+            oom_score_adj: 0,
         }
     }
 
@@ -115,6 +132,11 @@ impl<'a> Call<'a> {
         self
     }
 
+    pub fn oom_score_adj(mut self, value: i32) -> Self {
+        self.oom_score_adj = value;
+        self
+    }
+
     /// Runs it to its end. On failure the message is what crun logged.
     pub async fn run(self) -> Result<(), Failed> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -129,7 +151,15 @@ impl<'a> Call<'a> {
         let log_file = LogFile(self.setup.home.join(format!("crun-{number}.log")));
         let mut groups = self.more;
         groups.extend(own.clone().or(self.group));
-        let ended = run(self.setup, self.args, self.streams, &groups, &log_file.0).await;
+        let ended = run(
+            self.setup,
+            self.args,
+            self.streams,
+            &groups,
+            self.oom_score_adj,
+            &log_file.0,
+        )
+        .await;
         let words = last_words(&log_file.0);
         if let Some(own) = own {
             if ended.is_err() {
@@ -163,6 +193,7 @@ async fn run(
     args: Vec<OsString>,
     streams: Streams,
     groups: &[PathBuf],
+    oom_score_adj: i32,
     log: &Path,
 ) -> Result<i32, Failed> {
     let mut command = Command::new(&setup.crun);
@@ -192,7 +223,8 @@ async fn run(
         .map(sys::cpath)
         .transpose()
         .map_err(|e| Failed::new(format!("cgroup: {e}")))?;
-    unsafe { command.pre_exec(move || in_child(&procs, cgroup2.as_deref())) };
+    let oom_score_adj = oom_score_adj.to_string();
+    unsafe { command.pre_exec(move || in_child(&procs, cgroup2.as_deref(), oom_score_adj.as_bytes())) };
     let (pid, waiter) =
         reaper::spawn(&mut command).map_err(|e| Failed::new(format!("start of {}: {e}", setup.crun.display())))?;
     // The pipes' ends that went to the child must not stay open here.
@@ -208,7 +240,7 @@ async fn run(
 }
 
 /// Between fork and exec: only system calls.
-fn in_child(procs: &[File], cgroup2: Option<&CStr>) -> io::Result<()> {
+fn in_child(procs: &[File], cgroup2: Option<&CStr>, oom_score_adj: &[u8]) -> io::Result<()> {
     for mut procs in procs {
         procs.write_all(b"0")?;
     }
@@ -219,7 +251,7 @@ fn in_child(procs: &[File], cgroup2: Option<&CStr>) -> io::Result<()> {
     let fd = unsafe { libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
     if fd >= 0 {
         unsafe {
-            libc::write(fd, b"0".as_ptr().cast(), 1);
+            libc::write(fd, oom_score_adj.as_ptr().cast(), oom_score_adj.len());
             libc::close(fd);
         }
     }

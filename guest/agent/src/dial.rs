@@ -3,12 +3,15 @@
 use crate::fail::{internal, invalid, precondition};
 use crate::pb::agent::v1::{AcceptSocketRequest, DialRequest, DialResponse};
 use crate::tube::{take, PIECE};
+use crate::{inside, sys};
 use bytes::{Bytes, BytesMut};
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, OwnedSemaphorePermit, Semaphore};
 use tonic::{Status, Streaming};
 
@@ -30,11 +33,12 @@ pub fn first(request: Option<DialRequest>) -> Result<u16, Status> {
 
 pub async fn dial(
     slots: Arc<Semaphore>,
+    holder: Option<libc::pid_t>,
     port: u16,
     requests: Streaming<DialRequest>,
 ) -> Result<mpsc::Receiver<Result<DialResponse, Status>>, Status> {
     let slot = slot(&slots)?;
-    let mut connection = connect(port).await?;
+    let mut connection = connect(port, holder).await?;
     let (sender, receiver) = mpsc::channel(4);
     tokio::spawn(async move {
         let _slot = slot;
@@ -52,14 +56,14 @@ pub async fn dial(
     Ok(receiver)
 }
 
-/// Servers in a pod may listen on either loopback address, or on all.
-async fn connect(port: u16) -> Result<TcpStream, Status> {
+/// Servers in a pod may listen on either loopback address, or on all. `holder`: the process whose network namespace is the pod's.
+async fn connect(port: u16, holder: Option<libc::pid_t>) -> Result<TcpStream, Status> {
     let mut said = Vec::new();
     for address in [
         SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
         SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
     ] {
-        match tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
+        match tokio::time::timeout(CONNECT, connect_to(address, holder)).await {
             Ok(Ok(connection)) => {
                 connection.set_nodelay(true).map_err(|e| internal("TCP_NODELAY", e))?;
                 return Ok(connection);
@@ -72,6 +76,24 @@ async fn connect(port: u16) -> Result<TcpStream, Status> {
         "no connection to port {port}: {}",
         said.join("; ")
     )))
+}
+
+async fn connect_to(address: SocketAddr, holder: Option<libc::pid_t>) -> io::Result<TcpStream> {
+    let Some(pid) = holder else {
+        return TcpStream::connect(address).await;
+    };
+    // Made there, it is in that namespace for its life.
+    let family = if address.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
+    let socket = inside::network_of(pid, move || {
+        let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let fd = sys::check(unsafe { libc::socket(family, kind, 0) })?;
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    })?;
+    TcpSocket::from_std_stream(socket.into()).connect(address).await
 }
 
 /// One of the connections that there may be at a time.

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod alloc;
+pub mod apparmor;
 pub mod boot;
 pub mod cgroup;
 pub mod cgroup_v1;
@@ -13,10 +14,13 @@ pub mod disk;
 pub mod events;
 pub mod exec;
 pub mod fail;
+pub mod guest_devices;
 pub mod hello;
 pub mod host_pod;
+pub mod idmap;
 pub mod ids;
 pub mod images;
+pub mod inside;
 pub mod keyed;
 pub mod link;
 pub mod log;
@@ -36,6 +40,7 @@ pub mod spool;
 pub mod stats;
 pub mod sys;
 pub mod tube;
+pub mod userns;
 pub mod users;
 pub mod volume;
 

@@ -6,7 +6,7 @@ use podvm_agent::container::pidns;
 use podvm_agent::link::{port, socket};
 use podvm_agent::service::Service;
 use podvm_agent::setup::{Mode, Setup};
-use podvm_agent::{boot, host_pod, log, modules, reaper, shutdown, sys};
+use podvm_agent::{boot, host_pod, inside, log, modules, reaper, shutdown, sys, userns};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,8 +18,11 @@ const USAGE: &str = "usage: podvm-agent --listen SOCKET --state DIR [--crun PATH
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if args.first().is_some_and(|a| a == pidns::ARGUMENT) {
-        pidns::hold();
+    match args.first().map(String::as_str) {
+        Some(pidns::ARGUMENT) => pidns::hold(),
+        Some(userns::ARGUMENT) => userns::hold(),
+        Some(inside::ARGUMENT) => inside::run(&args[1..]),
+        _ => {}
     }
     if args.first().is_some_and(|a| a == "--host-pod") {
         return match host_pod::launch(run_host_pod) {

@@ -64,9 +64,18 @@ impl Contract for Service {
             agent_version: env!("CARGO_PKG_VERSION").into(),
             protocol: PROTOCOL,
             instance: agent.instance.clone(),
-            features: ["output-spool", "exec-kill-tree", "oom-events", "dial", "volumes", mode]
-                .map(String::from)
-                .into(),
+            features: [
+                "output-spool",
+                "exec-kill-tree",
+                "oom-events",
+                "dial",
+                "volumes",
+                "user-namespace",
+                "apparmor",
+                mode,
+            ]
+            .map(String::from)
+            .into(),
             kernel: sys::kernel_release(),
             pod_id: agent.sandbox.pod_id(),
             crun_version: version.await.clone(),
@@ -228,7 +237,13 @@ impl Contract for Service {
     async fn dial(&self, request: Request<Streaming<DialRequest>>) -> Answer<Self::DialStream> {
         let mut requests = request.into_inner();
         let port = dial::first(requests.message().await?)?;
-        let responses = dial::dial(self.agent.dials.clone(), port, requests).await?;
+        let responses = dial::dial(
+            self.agent.dials.clone(),
+            self.agent.sandbox.network_holder(),
+            port,
+            requests,
+        )
+        .await?;
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 

@@ -83,6 +83,11 @@ impl Setup {
         }
     }
 
+    /// An id-mapped mount of a container, while that is made.
+    pub fn mapped(&self, id: &str, number: usize) -> PathBuf {
+        self.home.join("mapped").join(format!("{id}-{number}"))
+    }
+
     /// State of crun.
     pub fn crun_root(&self) -> PathBuf {
         self.home.join("crun")

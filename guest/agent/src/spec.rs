@@ -2,7 +2,8 @@
 
 use crate::container::update::weight;
 use crate::fail::invalid;
-use crate::pb::oci::v1::{Mount, Namespace, Process, Resources, Spec, User};
+use crate::pb::oci::v1::{Device, Mount, Namespace, Process, Resources, Spec, User};
+use crate::userns::UserNamespace;
 use crate::users::Identity;
 use crate::volume;
 use std::collections::BTreeMap;
@@ -26,6 +27,10 @@ pub struct Facts<'a> {
     pub identity: &'a Identity,
     /// Path of the pid namespace to join; Some("") makes one, None means the guest's own.
     pub pid_namespace: Option<String>,
+    /// The pod's user namespace, which the container joins with what belongs to it.
+    pub user_namespace: Option<&'a UserNamespace>,
+    /// Beside those of the spec.
+    pub devices: Vec<Device>,
     pub cgroups_path: Option<String>,
 }
 
@@ -120,7 +125,7 @@ fn check_mount(mount: &Mount, host_paths: bool) -> Result<(), Status> {
 }
 
 /// Completes a checked spec.
-pub fn complete(mut spec: Spec, facts: &Facts) -> Spec {
+pub fn complete(mut spec: Spec, facts: Facts) -> Spec {
     if spec.oci_version.is_empty() {
         spec.oci_version = "1.0.2".into();
     }
@@ -160,12 +165,22 @@ pub fn complete(mut spec: Spec, facts: &Facts) -> Spec {
             path: None,
         });
     }
-    if let Some(path) = &facts.pid_namespace {
-        let path = Some(path.clone()).filter(|p| !p.is_empty());
+    if let Some(path) = facts.pid_namespace {
+        let path = Some(path).filter(|p| !p.is_empty());
         linux.namespaces.push(Namespace {
             r#type: "pid".into(),
             path,
         });
+    }
+    linux.devices.extend(facts.devices);
+    if let Some(user_namespace) = facts.user_namespace {
+        linux.namespaces.extend(user_namespace.namespaces());
+        linux.uid_mappings = vec![user_namespace.ranges.uids.mapping()];
+        linux.gid_mappings = vec![user_namespace.ranges.gids.mapping()];
+        // crun would write it from within the user namespace, where nothing may be lowered: it inherits it instead.
+        if let Some(process) = &mut spec.process {
+            process.oom_score_adj = None;
+        }
     }
     spec
 }
@@ -225,6 +240,8 @@ mod tests {
             volumes: &NONE,
             identity,
             pid_namespace: pid.map(String::from),
+            user_namespace: None,
+            devices: Vec::new(),
             cgroups_path: Some("/podvm/c-a".into()),
         }
     }
@@ -287,7 +304,7 @@ mod tests {
         });
         check(&spec, false).unwrap();
         let who = identity();
-        let json = serde_json::to_value(complete(spec, &facts(&who, Some("")))).unwrap();
+        let json = serde_json::to_value(complete(spec, facts(&who, Some("")))).unwrap();
         let wanted = serde_json::json!({
             "ociVersion": "1.0.2",
             "process": {
@@ -316,7 +333,7 @@ mod tests {
     #[test]
     fn pid_namespaces() {
         let who = identity();
-        let namespaces = |pid| complete(spec(), &facts(&who, pid)).linux.unwrap().namespaces;
+        let namespaces = |pid| complete(spec(), facts(&who, pid)).linux.unwrap().namespaces;
         assert_eq!(namespaces(None).len(), 1);
         assert_eq!(
             namespaces(Some("/proc/7/ns/pid"))[1].path.as_deref(),

@@ -6,19 +6,22 @@ use super::{remove, watch, Container, MOST};
 use crate::agent::Agent;
 use crate::crun::{Call, Failed, Streams};
 use crate::fail::{internal, invalid, precondition, Doing};
+use crate::idmap::Mapped;
 use crate::ids::{check_id, check_serial};
 use crate::pb::agent::v1::{CreateContainerRequest, CreateContainerResponse, PidNamespace, Stream, UserSpec};
 use crate::pb::oci::v1::{Process, Spec};
-use crate::rootfs::Rootfs;
+use crate::rootfs::{self, Rootfs};
 use crate::tube::{Console, Tube};
+use crate::userns::{Ranges, UserNamespace};
 use crate::users::Identity;
 use crate::volume::Held;
-use crate::{cgroup_v1, device, modules, reaper, spec, sys, users};
+use crate::{apparmor, cgroup_v1, device, guest_devices, modules, reaper, spec, sys, users};
 use prost::Message;
 use std::fs;
 use std::hash::BuildHasher;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -114,10 +117,21 @@ async fn build(
     let bundle = setup.bundle(id);
     let layer = setup.layer(id);
     let rootfs = bundle.join("rootfs");
-    make_rootfs(lower, &layer, &rootfs).doing(|| "root file system")?;
+    let user_namespace = agent.sandbox.user_namespace();
+    make_rootfs(lower, &layer, &bundle, user_namespace.as_deref()).doing(|| "root file system")?;
     let root = Rootfs::open(&rootfs).doing(|| "root file system")?;
     let identity = who(&root, request.user.clone().unwrap_or_default())?;
-    copy_pod_files(&setup.pod_files(), &bundle).doing(|| "hosts, resolv.conf, hostname")?;
+    let outside = user_namespace.as_deref().map(|u| inside_of(u, &identity)).transpose()?;
+    copy_pod_files(&setup.pod_files(), &bundle, user_namespace.as_deref()).doing(|| "hosts, resolv.conf, hostname")?;
+    // On a host the profile is loaded already: that is where it comes from.
+    if setup.is_vm() {
+        load_profile(&request)?;
+    }
+    let devices = if request.all_devices {
+        guest_devices::all(user_namespace.is_some(), &request.devices).doing(|| "devices of the guest")?
+    } else {
+        Vec::new()
+    };
 
     let asked = request.spec.clone().unwrap_or_default();
     let held = Held::of(agent, &asked).await?;
@@ -128,17 +142,23 @@ async fn build(
         volumes: &held.paths,
         identity: &identity,
         pid_namespace: pid_namespace(agent, &request)?,
+        user_namespace: user_namespace.as_deref(),
+        devices,
         cgroups_path: setup.cgroups.crun_path(id),
     };
-    let mut spec = spec::complete(asked, &facts);
+    let mut spec = spec::complete(asked, facts);
     device::add(&mut spec, &request.devices, &identity).await?;
     let process = spec.process.clone().unwrap_or_default();
-    root.make_dir(&process.cwd)
+    make_cwd(&root, &process.cwd, user_namespace.as_deref())
         .doing(|| format!("working directory {:?}", process.cwd))?;
+    // Until crun has taken its own copies.
+    let _mapped = map_mounts(&mut spec, |number| setup.mapped(id, number), user_namespace.as_deref())?;
     write_config(&spec, &bundle).doing(|| "config.json")?;
 
     let cgroup = setup.cgroups.container(id);
-    let streams = run_crun(agent, &request, &process, &bundle).await?;
+    let wanted = request.spec.as_ref().and_then(|s| s.process.as_ref()?.oom_score_adj);
+    let oom_score_adj = if outside.is_some() { wanted.unwrap_or(0) } else { 0 };
+    let streams = run_crun(agent, &request, &process, &bundle, outside, oom_score_adj).await?;
     let pid = read_pid(&bundle.join("pid")).doing(|| "pid file of crun")?;
     let waiter = reaper::adopt(pid);
     let v1 = setup.cgroups.v1(id);
@@ -160,6 +180,8 @@ async fn build(
         pid,
         created_ns: sys::now_ns(),
         process,
+        oom_score_adj,
+        pipe_owner: outside,
         image: request.image.map(|i| i.serial).unwrap_or_default(),
         cgroup,
         cgroups_v1: v1,
@@ -178,22 +200,32 @@ async fn build(
 }
 
 /// The image below, a writable layer above. The layer lives no longer than the container, so it need not survive a crash: volatile
-/// spares its syncs.
-fn make_rootfs(lower: &Path, layer: &Path, rootfs: &Path) -> io::Result<()> {
-    let (upper, work) = (layer.join("upper"), layer.join("work"));
-    fs::create_dir_all(rootfs)?;
+/// spares its syncs. In a user namespace the image is seen through it, so that its files have owners inside; overlay keeps a view of its own of what
+/// it was given, so that ours can go. The writable layer holds the guest's ids: overlay makes its work folders as root of the guest, which in such a
+/// view is no one.
+fn make_rootfs(lower: &Path, layer: &Path, bundle: &Path, user_namespace: Option<&UserNamespace>) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let (upper, work, rootfs) = (layer.join("upper"), layer.join("work"), bundle.join("rootfs"));
+    fs::create_dir_all(&rootfs)?;
     fs::create_dir_all(&upper)?;
     fs::create_dir_all(&work)?;
+    let view = match user_namespace {
+        Some(user_namespace) => {
+            let Ranges { uids, gids } = user_namespace.ranges;
+            chown(&upper, Some(uids.base), Some(gids.base))?;
+            Some(Mapped::mount(lower, bundle.join("lower"), user_namespace.pid)?)
+        }
+        None => None,
+    };
     let meta = fs::metadata(lower)?;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
     fs::set_permissions(&upper, fs::Permissions::from_mode(meta.mode() & 0o7777))?;
     let options = format!(
         "lowerdir={},upperdir={},workdir={},volatile",
-        lower.display(),
+        view.as_ref().map_or(lower, Mapped::path).display(),
         upper.display(),
         work.display()
     );
-    sys::mount("overlay", rootfs, "overlay", 0, &options)
+    sys::mount("overlay", &rootfs, "overlay", 0, &options)
 }
 
 fn who(root: &Rootfs, user: UserSpec) -> Result<Identity, Status> {
@@ -206,11 +238,86 @@ fn who(root: &Rootfs, user: UserSpec) -> Result<Identity, Status> {
     users::resolve(&user, &passwd, &group).map_err(|e| invalid(format!("user: {e}")))
 }
 
-fn copy_pod_files(pod: &Path, bundle: &Path) -> io::Result<()> {
+/// Of the container's root, which may write them.
+fn copy_pod_files(pod: &Path, bundle: &Path, user_namespace: Option<&UserNamespace>) -> io::Result<()> {
     for name in ["hosts", "resolv.conf", "hostname"] {
         fs::copy(pod.join(name), bundle.join(name))?;
+        if let Some(UserNamespace { ranges, .. }) = user_namespace {
+            chown(bundle.join(name), Some(ranges.uids.base), Some(ranges.gids.base))?;
+        }
     }
     Ok(())
+}
+
+/// The guest's uid and gid of who runs. Ids that the user namespace has not cannot run.
+fn inside_of(user_namespace: &UserNamespace, identity: &Identity) -> Result<(u32, u32), Status> {
+    let Ranges { uids, gids } = user_namespace.ranges;
+    let missing = |what: &str, id: u32, size: u32| {
+        invalid(format!(
+            "user: {what} {id} is not in the pod's user namespace, which has 0 to {}",
+            size - 1
+        ))
+    };
+    let uid = uids.outside(identity.uid);
+    let uid = uid.ok_or_else(|| missing("uid", identity.uid, uids.size))?;
+    let gid = gids.outside(identity.gid);
+    let gid = gid.ok_or_else(|| missing("gid", identity.gid, gids.size))?;
+    match identity.groups.iter().find(|group| gids.outside(**group).is_none()) {
+        Some(group) => Err(missing("group", *group, gids.size)),
+        None => Ok((uid, gid)),
+    }
+}
+
+fn make_cwd(root: &Rootfs, cwd: &str, user_namespace: Option<&UserNamespace>) -> io::Result<()> {
+    match user_namespace {
+        None => root.make_dir(cwd),
+        Some(UserNamespace { ranges, .. }) => {
+            rootfs::made_as(ranges.uids.base, ranges.gids.base, || root.make_dir(cwd))
+        }
+    }
+}
+
+fn load_profile(request: &CreateContainerRequest) -> Result<(), Status> {
+    if request.apparmor_policy.is_empty() {
+        return Ok(());
+    }
+    let process = request.spec.as_ref().and_then(|s| s.process.as_ref());
+    let profile = process.and_then(|p| p.apparmor_profile.as_deref()).unwrap_or("");
+    apparmor::load(&request.apparmor_policy, profile)
+}
+
+/// Mounts that ask for it are replaced by views of their sources that are mapped to the pod's user namespace.
+fn map_mounts(
+    spec: &mut Spec,
+    place: impl Fn(usize) -> PathBuf,
+    user_namespace: Option<&UserNamespace>,
+) -> Result<Vec<Mapped>, Status> {
+    let mut views = Vec::new();
+    for (number, mount) in spec.mounts.iter_mut().enumerate() {
+        let asked = std::mem::take(&mut mount.uid_mappings);
+        let groups = std::mem::take(&mut mount.gid_mappings);
+        // Done here, and not by crun once more.
+        mount.options.retain(|option| option != "idmap" && option != "ridmap");
+        if asked.is_empty() && groups.is_empty() {
+            continue;
+        }
+        let at = &mount.destination;
+        let own = user_namespace.filter(|u| asked == [u.ranges.uids.mapping()] && groups == [u.ranges.gids.mapping()]);
+        let user_namespace = own.ok_or_else(|| {
+            invalid(format!(
+                "mount on {at:?}: wanted the mappings of the pod's user namespace"
+            ))
+        })?;
+        let source = Path::new(mount.source.as_deref().unwrap_or_default());
+        let view = Mapped::mount(source, place(number), user_namespace.pid).map_err(|e| {
+            precondition(format!(
+                "mount on {at:?}: its file system cannot be mapped to the pod's user namespace: {e}"
+            ))
+        })?;
+        mount.source = Some(view.path().to_string_lossy().into_owned());
+        views.push(view);
+    }
+    Ok(views)
 }
 
 fn pid_namespace(agent: &Agent, request: &CreateContainerRequest) -> Result<Option<String>, Status> {
@@ -255,12 +362,15 @@ async fn run_crun(
     request: &CreateContainerRequest,
     process: &Process,
     bundle: &Path,
+    pipe_owner: Option<(u32, u32)>,
+    oom_score_adj: i32,
 ) -> Result<Ends, Status> {
     let setup = &agent.setup;
     let group = bare_group(agent, request)?;
     let call = Call::new(setup, "create")
         .option("--bundle", bundle)
         .option("--pid-file", bundle.join("pid"))
+        .oom_score_adj(oom_score_adj)
         .group(group);
     if process.terminal {
         let console = Console::listen(agent.socket_path()).doing(|| "console socket")?;
@@ -305,6 +415,7 @@ async fn run_crun(
         stdout: Some(child_out),
         stderr: Some(child_err),
     };
+    streams.give_to(pipe_owner).doing(|| "pipe")?;
     call.streams(streams)
         .arg(&request.container_id)
         .run()

@@ -41,6 +41,9 @@ pub struct Container {
     pub created_ns: i64,
     /// What commands inherit: user, environment, capabilities …
     pub process: Process,
+    pub oom_score_adj: i32,
+    /// The guest's uid and gid that own the ends of pipes which the container's processes get; None: crun sees to it.
+    pub pipe_owner: Option<(u32, u32)>,
     pub image: String,
     pub cgroup: PathBuf,
     /// Its groups in the hierarchies of cgroup v1, where those have the controllers.

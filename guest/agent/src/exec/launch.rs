@@ -86,8 +86,11 @@ pub async fn launch(
     let mut call = Call::new(&agent.setup, "exec")
         .arg("--detach")
         .option("--process", &files.process);
-    call = call.option("--pid-file", &files.pid).group(Some(group.for_crun()));
-    call = call.groups_v1(agent.setup.cgroups.v1(&container.id));
+    call = call
+        .option("--pid-file", &files.pid)
+        .oom_score_adj(container.oom_score_adj)
+        .group(Some(group.for_crun()))
+        .groups_v1(agent.setup.cgroups.v1(&container.id));
     if let Some(sub) = group.for_command() {
         call = call.option("--cgroup", sub);
     }
@@ -149,6 +152,7 @@ async fn with_pipes(container: &Container, call: Call<'_>, stdin: bool) -> Attem
         stdout: Some(child_out),
         stderr: Some(child_err),
     };
+    streams.give_to(container.pipe_owner).doing(|| "pipe")?;
     let result = call.streams(streams).arg(&container.id).run().await;
     Ok(result.map(|()| running(input, out, Some(err), None)))
 }

@@ -3,9 +3,9 @@
 mod address;
 mod netlink;
 
-use crate::disk;
 use crate::fail::{internal, invalid, Doing};
 use crate::pb::agent::v1::{Interface, Network, Route};
+use crate::{disk, inside, sys};
 use address::{Mac, Prefix};
 use netlink::{Message, Netlink};
 use std::collections::HashMap;
@@ -22,6 +22,7 @@ const IFA_FLAGS: u16 = 8;
 const IFA_F_NODAD: u32 = 0x02;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_NET_NS_PID: u16 = 19;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
@@ -34,25 +35,59 @@ const RT_SCOPE_LINK: u8 = 253;
 const RTPROT_STATIC: u8 = 4;
 const RTN_UNICAST: u8 = 1;
 
-/// May be repeated: what is there already is no error.
-pub async fn configure(network: &Network) -> Result<(), Status> {
+/// May be repeated: what is there already is no error. `holder`: the process whose network namespace is the pod's, to which the interfaces are moved;
+/// None: they stay in the guest's own.
+pub async fn configure(network: &Network, holder: Option<libc::pid_t>) -> Result<(), Status> {
     let plan = Plan::parse(network)?;
+    let mut names = Vec::new();
+    for interface in &plan.interfaces {
+        names.push(device(interface, holder).await?);
+    }
+    match holder {
+        None => apply(&plan, &names),
+        Some(pid) => {
+            inside::network_of(pid, move || Ok(apply(&plan, &names))).doing(|| "the pod's network namespace")?
+        }
+    }
+}
+
+/// The name that the device with this MAC has; in the pod's namespace afterwards.
+async fn device(interface: &PlannedInterface, holder: Option<libc::pid_t>) -> Result<String, Status> {
+    let name = &interface.name;
+    if let Some(pid) = holder {
+        // Moved by a configuration that failed later.
+        let wanted = name.clone();
+        let moved = inside::network_of(pid, move || Ok(index_of(&wanted).is_ok()));
+        if moved.doing(|| "the pod's network namespace")? {
+            return Ok(name.clone());
+        }
+    }
+    let found = disk::appears(|| find(interface.mac)).await;
+    let Some((index, old_name)) = found else {
+        return Err(internal(
+            format!("interface {name}"),
+            format!("no device with MAC {} within 10 s", interface.mac),
+        ));
+    };
+    if let Some(pid) = holder {
+        let mut netlink = Netlink::open().doing(|| "netlink")?;
+        move_to(&mut netlink, index, pid).doing(|| format!("move of interface {old_name} to the pod"))?;
+    }
+    Ok(old_name)
+}
+
+/// In the network namespace of the calling thread. `names`: what each interface of the plan is called now.
+fn apply(plan: &Plan, names: &[String]) -> Result<(), Status> {
     let mut netlink = Netlink::open().doing(|| "netlink")?;
     up(&mut netlink, 1, None, None).doing(|| "interface lo")?;
     let mut indexes = HashMap::new();
-    for interface in &plan.interfaces {
+    for (interface, old_name) in plan.interfaces.iter().zip(names) {
         let name = &interface.name;
-        let found = disk::appears(|| find(interface.mac)).await;
-        let Some((index, old_name)) = found else {
-            return Err(internal(
-                format!("interface {name}"),
-                format!("no device with MAC {} within 10 s", interface.mac),
-            ));
-        };
-        if old_name != *name {
+        let index = index_of(old_name).doing(|| format!("interface {old_name}"))?;
+        if old_name != name {
             set_down(&mut netlink, index).doing(|| format!("interface {old_name}"))?;
         }
-        quiet_ipv6(&old_name);
+        quiet_ipv6(old_name);
         up(&mut netlink, index, Some(name), interface.mtu).doing(|| format!("interface {name}"))?;
         for address in &interface.addresses {
             add_address(&mut netlink, index, address).doing(|| format!("address {address} on {name}"))?;
@@ -181,6 +216,20 @@ fn quiet_ipv6(name: &str) {
     for key in ["accept_ra", "autoconf"] {
         drop(fs::write(format!("/proc/sys/net/ipv6/conf/{name}/{key}"), "0"));
     }
+}
+
+fn index_of(name: &str) -> io::Result<u32> {
+    let name = sys::cstring(name)?;
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
+}
+
+fn move_to(netlink: &mut Netlink, index: u32, pid: libc::pid_t) -> io::Result<()> {
+    let mut message = Message::new(libc::RTM_NEWLINK, 0, &link_header(index, 0, 0));
+    message.u32(IFLA_NET_NS_PID, pid as u32);
+    netlink.request(&message)
 }
 
 fn set_down(netlink: &mut Netlink, index: u32) -> io::Result<()> {

@@ -1,9 +1,10 @@
-//! Kernel parameters of the guest's root namespaces.
+//! Kernel parameters: of the guest's root namespaces, or those in which the calling process is.
 
-use crate::fail::{invalid, precondition, Doing};
+use crate::fail::{invalid, precondition};
 use crate::host_pod::HostPod;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use tonic::Status;
 
@@ -38,10 +39,27 @@ pub fn check_own(sysctls: &BTreeMap<String, String>, host: &HostPod) -> Result<(
     Ok(())
 }
 
+/// Whether it is one of network and IPC namespaces; all others are the kernel's.
+pub fn of_namespaces(name: &str) -> bool {
+    let name = name.replace('/', ".");
+    ["net.", "kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+}
+
 /// The first that fails ends it; the message names it.
-pub fn apply(sysctls: &BTreeMap<String, String>) -> Result<(), Status> {
+pub fn apply(sysctls: &BTreeMap<String, String>) -> Result<(), String> {
     for (name, value) in sysctls {
-        fs::write(path(name)?, value).doing(|| format!("sysctl {name} = {value:?}"))?;
+        let path = path(name).map_err(|status| status.message().to_string())?;
+        // Not created where it is missing: /proc would answer EACCES, which says less.
+        let written = fs::OpenOptions::new()
+            .write(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(value.as_bytes()));
+        written.map_err(|e| match e.raw_os_error() {
+            Some(libc::ENOENT) => format!("sysctl {name}: this kernel has none of that name"),
+            _ => format!("sysctl {name}: the kernel refuses {value:?}: {e}"),
+        })?;
     }
     Ok(())
 }

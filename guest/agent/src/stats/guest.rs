@@ -16,11 +16,20 @@ pub fn stats(agent: &Agent) -> GuestStats {
         memory_total: meminfo(&memory, "MemTotal"),
         memory_available: meminfo(&memory, "MemAvailable"),
         processes: processes(),
-        interfaces: interfaces(&fs::read_to_string("/proc/net/dev").unwrap_or_default()),
+        interfaces: interfaces(&network_devices(agent)),
         agent_rss: meminfo(&fs::read_to_string("/proc/self/status").unwrap_or_default(), "VmRSS"),
         scratch_used,
         scratch_total,
     }
+}
+
+/// The pod's interfaces may be in a namespace of its own.
+fn network_devices(agent: &Agent) -> String {
+    let path = match agent.sandbox.network_holder() {
+        Some(pid) => format!("/proc/{pid}/net/dev"),
+        None => "/proc/net/dev".into(),
+    };
+    fs::read_to_string(path).unwrap_or_default()
 }
 
 /// Bytes of a "Key:   123 kB" line; 0 where there is none.
