@@ -3,15 +3,26 @@ import { spawn } from "node:child_process";
 import { createWriteStream, existsSync } from "node:fs";
 import { chmod, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
-import { endChild } from "../support/child.js";
+import { join } from "node:path";
 import type { Podvm } from "../support/podvm.js";
 import { tool } from "../support/tools.js";
-import { readReport, type Spec } from "./report.js";
+import { hostPodSpecs, PodWatch, type SeenPod } from "./pod-watch.js";
+import { type Report, readReport, type Spec } from "./report.js";
 import { allowedSkips, skipReason } from "./skips.js";
 
 /** What critest v1.36.0 has compiled in for the image that it pulls by digest. Nobody else can make an image with that digest. */
 const publicDigest = "9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf";
+
+/** One start of critest; a run is one or several of them. */
+export interface Part {
+  /** Regular expressions over whole titles. */
+  focus?: string;
+  skip?: string;
+  /** Specs at a time; 1, the default: serially. */
+  parallel?: number;
+  /** Further arguments of critest. */
+  args?: string[];
+}
 
 export interface RunOptions {
   /** "serial", "parallel" …: the names of its files. */
@@ -19,15 +30,14 @@ export interface RunOptions {
   podvm: Podvm;
   /** The program as `localCritest` made it. */
   critest: string;
-  /** Folder for log and reports. */
+  /** Folder for logs and reports. */
   out: string;
-  /** Regular expressions over whole titles. */
-  focus?: string;
-  skip?: string;
-  /** Specs at a time; 1: serially. */
-  parallel?: number;
-  /** Further arguments of critest. */
-  args?: string[];
+  /** What is asked for beside `parts`, "" for nothing. */
+  user: { focus: string; skip: string };
+  parts: Part[];
+  /** Ends critest early. */
+  signal: AbortSignal;
+  /** For each part. */
   deadlineMs: number;
 }
 
@@ -35,9 +45,10 @@ export interface Run {
   name: string;
   specs: Spec[];
   suiteFailures: string[];
+  /** Those that had a pod without a VM. Of specs that run side by side that cannot be told. */
   hostPodSpecs: Spec[];
+  pods: SeenPod[];
   seconds: number;
-  log: string;
 }
 
 /** critest with the digest that the image has here, by an edit of the same length. @returns its path, in a new folder of `folder` */
@@ -58,17 +69,41 @@ export async function localCritest(folder: string, digest: string): Promise<stri
   return path;
 }
 
+/** Every part, one after another. */
 export async function runCritest(options: RunOptions): Promise<Run> {
-  const { name, podvm, out, focus, skip, parallel = 1 } = options;
+  const run: Run = { name: options.name, specs: [], suiteFailures: [], hostPodSpecs: [], pods: [], seconds: 0 };
+  const began = Date.now();
+  for (const [index, part] of options.parts.entries()) {
+    if (options.signal.aborted) break;
+    const watch = new PodWatch(options.podvm.socket);
+    const { specs, suiteFailures } = await runPart(options, index, part);
+    const pods = await watch.stop();
+    run.pods.push(...pods);
+    run.specs.push(...specs);
+    run.suiteFailures.push(...suiteFailures);
+    if ((part.parallel ?? 1) === 1) run.hostPodSpecs.push(...hostPodSpecs(specs, pods));
+  }
+  if (options.signal.aborted) run.suiteFailures.push("interrupted");
+  run.seconds = (Date.now() - began) / 1000;
+  return run;
+}
+
+async function runPart(options: RunOptions, index: number, part: Part): Promise<Report> {
+  const { podvm, out, user } = options;
+  const name = index === 0 ? options.name : `${options.name}-${index + 1}`;
   // In the server's folder, so that what specs leave mounted or lying there can be told from everything else on the node.
   const temporary = join(podvm.dir, `tmp-${name}`);
-  await mkdir(temporary, { recursive: true });
   const bin = join(podvm.dir, "bin");
-  await mkdir(bin, { recursive: true });
+  for (const folder of [temporary, bin, out]) await mkdir(folder, { recursive: true });
   if (!existsSync(join(bin, "ginkgo"))) await symlink(tool("ginkgo"), join(bin, "ginkgo"));
   const log = join(out, `${name}.log`);
   const json = join(out, `${name}.json`);
   await rm(json, { force: true });
+  // Ginkgo runs what any focus names, and nothing that any skip names.
+  const focus =
+    [user.focus, part.focus].filter(Boolean).length === 2
+      ? bothOrders(user.focus, part.focus ?? "")
+      : user.focus || part.focus;
   const argv = [
     `-runtime-endpoint=unix://${podvm.socket}`,
     `-image-endpoint=unix://${podvm.socket}`,
@@ -77,61 +112,76 @@ export async function runCritest(options: RunOptions): Promise<Run> {
     "-ginkgo.no-color",
     "-ginkgo.v",
     ...(focus ? [`-ginkgo.focus=${focus}`] : []),
-    ...(skip ? [`-ginkgo.skip=${skip}`] : []),
-    ...(parallel > 1 ? [`-parallel=${parallel}`] : []),
-    ...(options.args ?? []),
+    ...[user.skip, part.skip].filter(Boolean).map((skip) => `-ginkgo.skip=${skip}`),
+    ...((part.parallel ?? 1) > 1 ? [`-parallel=${part.parallel}`] : []),
+    ...(part.args ?? []),
   ];
-  const began = Date.now();
-  const ended = await toFile(options.critest, argv, log, options.deadlineMs, {
-    ...process.env,
-    TMPDIR: temporary,
-    PATH: `${bin}:${process.env.PATH}`,
-  });
-  const seconds = (Date.now() - began) / 1000;
+  const env = { ...process.env, TMPDIR: temporary, PATH: `${bin}:${process.env.PATH}` };
+  const ended = await toFile({ ...options, argv, log, env });
   if (!existsSync(json)) {
     const tail = (await readFile(log, "utf8")).split("\n").slice(-20).join("\n");
     throw new Error(`critest ${ended} and left no report; the end of ${log}:\n${tail}`);
   }
   const { specs, suiteFailures } = readReport(json);
-  const filtered = Boolean(focus || skip);
-  const judged = judge(specs, filtered);
+  const chosen = Boolean(user.focus || user.skip || part.focus);
+  const judged = judge(specs, chosen);
   if (ended !== "ended with 0" && suiteFailures.length === 0 && judged.every((spec) => spec.state !== "failed")) {
     suiteFailures.push(`critest ${ended}: see ${log}`);
   }
-  return { name, specs: judged, suiteFailures, hostPodSpecs: [], seconds, log };
+  return { specs: judged, suiteFailures };
 }
 
-/** Skipped specs get their reason; one that may not be skipped has failed. Those that focus or skip left out are not there at all. */
-function judge(specs: Spec[], filtered: boolean): Spec[] {
+/** Go's expressions know no "and". */
+function bothOrders(one: string, other: string): string {
+  return `(${one}).*(${other})|(${other}).*(${one})`;
+}
+
+/**
+ * Skipped specs get their reason; one that may not be skipped has failed. Specs that a filter left out have no message: they are not there at all,
+ * except, where nothing was `chosen`, those that critest itself always leaves out.
+ */
+function judge(specs: Spec[], chosen: boolean): Spec[] {
   const allowed = allowedSkips();
-  return specs
-    .filter((spec) => !(filtered && spec.state === "skipped" && spec.message === ""))
-    .map((spec): Spec => {
-      if (spec.state !== "skipped") return spec;
-      const reason = skipReason(spec, allowed);
-      if (reason !== undefined) return { ...spec, message: reason };
-      return { ...spec, state: "failed", message: `skipped itself, which skip.txt does not allow: ${spec.message}` };
-    });
+  return specs.flatMap((spec): Spec[] => {
+    if (spec.state !== "skipped") return [spec];
+    const reason = skipReason(spec, allowed);
+    if (spec.message === "" && (chosen || reason === undefined)) return [];
+    if (reason !== undefined) return [{ ...spec, message: reason }];
+    return [{ ...spec, state: "failed", message: `skipped itself, which skip.txt does not allow: ${spec.message}` }];
+  });
 }
 
-async function toFile(program: string, argv: string[], log: string, deadlineMs: number, env: NodeJS.ProcessEnv) {
-  await mkdir(dirname(log), { recursive: true });
+interface Started {
+  critest: string;
+  argv: string[];
+  log: string;
+  env: NodeJS.ProcessEnv;
+  signal: AbortSignal;
+  deadlineMs: number;
+}
+
+/** Runs critest with its output in the log. @returns how it ended, to be put behind "critest" */
+async function toFile({ critest, argv, log, env, signal, deadlineMs }: Started): Promise<string> {
   const cwd = await mkdtemp(join(tmpdir(), "podvm-critest-")); // it looks for configuration where it runs
-  const child = spawn(program, argv, { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(critest, argv, { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
   const file = createWriteStream(log);
   child.stdout.pipe(file, { end: false });
   child.stderr.pipe(file, { end: false });
-  let late = false;
-  const timer = setTimeout(() => {
-    late = true;
-    void endChild(child);
-  }, deadlineMs);
+  let why = "";
+  const end = (reason: string) => {
+    why ||= reason;
+    child.kill("SIGINT"); // Ginkgo then cleans up behind the spec that runs, and reports
+  };
+  const timer = setTimeout(() => end(`was ended after ${deadlineMs / 1000} s`), deadlineMs);
+  const onAbort = () => end("was interrupted");
+  signal.addEventListener("abort", onAbort, { once: true });
   const ended = await new Promise<string>((resolve, reject) => {
     child.once("error", reject);
-    child.once("close", (code, signal) => resolve(`ended with ${code ?? signal}`));
+    child.once("close", (code, by) => resolve(`ended with ${code ?? by}`));
   });
   clearTimeout(timer);
+  signal.removeEventListener("abort", onAbort);
   file.end();
   await rm(cwd, { recursive: true, force: true });
-  return late ? `was ended after ${deadlineMs / 1000} s` : ended;
+  return why || ended;
 }
