@@ -41,14 +41,22 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
  * A pod's request does not tell that one of its containers will want bidirectional propagation: such a pod names the handler "host", as users do with a
  * RuntimeClass.
  */
-const onHost = "mount with 'rshared'";
+const onHost =
+  "[k8s.io] Container Mount Propagation runtime should support mount propagation " +
+  "mount with 'rshared' should support propagation from host to container and vice versa";
+const asked = new RegExp(options.focus).test(onHost) && !(options.skip && new RegExp(options.skip).test(onHost));
+const hostPart: Part[] = asked ? [{ focus: exactly(onHost), args: ["-runtime-handler=host"] }] : [];
+const rest = { focus: options.focus, skips: [exactly(onHost), options.skip] };
 const kinds: Record<string, Part[]> = {
-  serial: [{ skip: onHost }, { focus: onHost, args: ["-runtime-handler=host"] }],
-  parallel: [
-    { skip: onHost, parallel },
-    { focus: onHost, args: ["-runtime-handler=host"] },
+  serial: [rest, ...hostPart],
+  parallel: [{ ...rest, parallel }, ...hostPart],
+  websocket: [
+    {
+      focus: "Streaming",
+      skips: [options.skip],
+      args: ["-websocket-exec", "-websocket-attach", "-websocket-portforward"],
+    },
   ],
-  websocket: [{ focus: "Streaming", args: ["-websocket-exec", "-websocket-attach", "-websocket-portforward"] }],
 };
 
 const images = await CritestImages.served();
@@ -69,13 +77,12 @@ try {
   const { podId } = await podvm.podWith({ image: defaultImage });
   await podvm.removePod(podId);
   const before = await snapshot(podvm);
-  const user = { focus: options.focus, skip: options.skip };
   for (const [name, parts] of Object.entries(kinds)) {
     if (!wanted.includes(name) || interrupted.signal.aborted) continue;
     say(`critest ${name}${name === "parallel" ? `, ${parallel} at a time` : ""} …`);
     const earlier = await calls();
     const shared = { name, podvm, critest, out: options.out, signal: interrupted.signal, deadlineMs: 3_600_000 };
-    const run = await runCritest({ ...shared, user, parts });
+    const run = await runCritest({ ...shared, parts });
     runs.push(run);
     const spent = since(earlier, await calls());
     say(
@@ -92,6 +99,11 @@ try {
   await podvm.destroy();
   await images.close();
   await removeSegments(segments);
+}
+
+/** The regular expression of a text. */
+function exactly(text: string): string {
+  return text.replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&");
 }
 
 async function calls() {

@@ -15,9 +15,9 @@ const publicDigest = "9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac275841330
 
 /** One start of critest; a run is one or several of them. */
 export interface Part {
-  /** Regular expressions over whole titles. */
+  /** Regular expressions over whole titles, "" for none. */
   focus?: string;
-  skip?: string;
+  skips?: string[];
   /** Specs at a time; 1, the default: serially. */
   parallel?: number;
   /** Further arguments of critest. */
@@ -32,8 +32,6 @@ export interface RunOptions {
   critest: string;
   /** Folder for logs and reports. */
   out: string;
-  /** What is asked for beside `parts`, "" for nothing. */
-  user: { focus: string; skip: string };
   parts: Part[];
   /** Ends critest early. */
   signal: AbortSignal;
@@ -89,7 +87,7 @@ export async function runCritest(options: RunOptions): Promise<Run> {
 }
 
 async function runPart(options: RunOptions, index: number, part: Part): Promise<Report> {
-  const { podvm, out, user } = options;
+  const { podvm, out } = options;
   const name = index === 0 ? options.name : `${options.name}-${index + 1}`;
   // In the server's folder, so that what specs leave mounted or lying there can be told from everything else on the node.
   const temporary = join(podvm.dir, `tmp-${name}`);
@@ -99,11 +97,8 @@ async function runPart(options: RunOptions, index: number, part: Part): Promise<
   const log = join(out, `${name}.log`);
   const json = join(out, `${name}.json`);
   await rm(json, { force: true });
-  // Ginkgo runs what any focus names, and nothing that any skip names.
-  const focus =
-    [user.focus, part.focus].filter(Boolean).length === 2
-      ? bothOrders(user.focus, part.focus ?? "")
-      : user.focus || part.focus;
+  const focus = part.focus ? [`-ginkgo.focus=${part.focus}`] : [];
+  const skips = (part.skips ?? []).filter(Boolean).map((skip) => `-ginkgo.skip=${skip}`);
   const argv = [
     `-runtime-endpoint=unix://${podvm.socket}`,
     `-image-endpoint=unix://${podvm.socket}`,
@@ -111,8 +106,8 @@ async function runPart(options: RunOptions, index: number, part: Part): Promise<
     `-ginkgo.junit-report=${join(out, `${name}.xml`)}`,
     "-ginkgo.no-color",
     "-ginkgo.v",
-    ...(focus ? [`-ginkgo.focus=${focus}`] : []),
-    ...[user.skip, part.skip].filter(Boolean).map((skip) => `-ginkgo.skip=${skip}`),
+    ...focus,
+    ...skips,
     ...((part.parallel ?? 1) > 1 ? [`-parallel=${part.parallel}`] : []),
     ...(part.args ?? []),
   ];
@@ -123,17 +118,11 @@ async function runPart(options: RunOptions, index: number, part: Part): Promise<
     throw new Error(`critest ${ended} and left no report; the end of ${log}:\n${tail}`);
   }
   const { specs, suiteFailures } = readReport(json);
-  const chosen = Boolean(user.focus || user.skip || part.focus);
-  const judged = judge(specs, chosen);
+  const judged = judge(specs, focus.length > 0);
   if (ended !== "ended with 0" && suiteFailures.length === 0 && judged.every((spec) => spec.state !== "failed")) {
     suiteFailures.push(`critest ${ended}: see ${log}`);
   }
   return { specs: judged, suiteFailures };
-}
-
-/** Go's expressions know no "and". */
-function bothOrders(one: string, other: string): string {
-  return `(${one}).*(${other})|(${other}).*(${one})`;
 }
 
 /**
