@@ -40,6 +40,8 @@ export async function runRemote(
     resize,
     signal,
   };
+  signal.addEventListener("abort", () => resize.end(), { once: true });
+  if (signal.aborted) resize.end();
   let outcome: Outcome;
   try {
     if (request.kind === "exec") outcome = { exitCode: await backend.exec(request, io) };

@@ -19,6 +19,8 @@ export interface StreamingServerOptions {
   port?: number;
   /** How long a client may take to come, in milliseconds. Default 60 s. */
   tokenTtlMs?: number;
+  /** How long a client may take to send its request's head, in milliseconds; sessions last as long as they want. Default 10 s. */
+  requestTimeoutMs?: number;
   /** Requests that may wait for their clients. Default 1000. */
   maxTokens?: number;
   /** Clients at a time. Default 1000. */
@@ -47,7 +49,13 @@ export function createStreamingServer(options: StreamingServerOptions): Streamin
   const sessions = new Map<Duplex, Promise<void>>();
   let closed: Promise<void> | undefined;
 
-  const http = createServer({ maxHeaderSize: 16 * 1024, headersTimeout: 10_000, requestTimeout: 10_000 });
+  const requestTimeout = options.requestTimeoutMs ?? 10_000;
+  const http = createServer({
+    maxHeaderSize: 16 * 1024,
+    headersTimeout: requestTimeout,
+    requestTimeout,
+    connectionsCheckingInterval: requestTimeout,
+  });
   http.maxConnections = maxSessions + 100;
   http.on("request", (request, response) => {
     const known = takeToken(tokens, request) !== undefined;
