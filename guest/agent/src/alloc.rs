@@ -25,7 +25,7 @@ impl Caching {
         }
     }
 
-    /// Gives all kept blocks back: for when a stream has ended.
+    /// Gives all kept blocks back.
     pub fn release(&self) {
         for (class, slots) in self.kept.iter().enumerate() {
             for slot in slots {
@@ -35,6 +35,15 @@ impl Caching {
                 }
             }
         }
+    }
+}
+
+/// Held by a task that carries a stream: when it ends, the blocks that were kept for it are given back.
+pub struct WhileStreaming;
+
+impl Drop for WhileStreaming {
+    fn drop(&mut self) {
+        crate::MEMORY.release();
     }
 }
 

@@ -1,5 +1,6 @@
 //! Dial: one TCP connection into the pod, the far end of port-forward.
 
+use crate::alloc::WhileStreaming;
 use crate::fail::{internal, invalid, precondition};
 use crate::pb::agent::v1::{AcceptSocketRequest, DialRequest, DialResponse};
 use crate::tube::{take, PIECE};
@@ -127,6 +128,7 @@ pub async fn carry<P: Piece>(
     mut requests: Streaming<P>,
     sender: &Sender,
 ) -> Result<(), Status> {
+    let _buffers = WhileStreaming;
     let broken = |e: std::io::Error| Status::aborted(format!("the connection to {what} broke: {e}"));
     send(sender, Bytes::new(), false).await?;
     let out = async {

@@ -3,6 +3,7 @@
 use super::launch::{check_running, launch, Command, Launched, Running};
 use super::{Execs, Group, Registered, DRAIN};
 use crate::agent::Agent;
+use crate::alloc::WhileStreaming;
 use crate::fail::{internal, invalid, Doing};
 use crate::ids::check_id;
 use crate::log;
@@ -40,7 +41,7 @@ pub async fn exec(
     let group = Group::make(&agent, &container).doing(|| "cgroup")?;
     let (sender, receiver) = mpsc::channel(4);
     tokio::spawn(async move {
-        let _slot = slot;
+        let (_slot, _buffers) = (slot, WhileStreaming);
         let mut group = group;
         let gone = sender.clone();
         let work = run(&agent, &container, &group, &start, registered, requests, &sender);
