@@ -95,17 +95,25 @@ function connected(socket: Socket): Promise<void> {
   });
 }
 
+/** Until the agent ends the call, which it does when it has passed on all of both directions: cut earlier, the last bytes would be lost. */
 async function toHost(guest: DialStream, socket: Socket): Promise<void> {
   for (;;) {
     const message = await guest.next();
-    if (!message || message.eof) break;
-    if (socket.write(message.data)) continue;
-    await new Promise<void>((resolve, reject) => {
-      socket.once("drain", resolve);
-      socket.once("close", () => reject(new Error("the host's end closed")));
-    });
+    if (!message) return;
+    if (message.eof) socket.end();
+    else if (!socket.write(message.data)) await drained(socket);
   }
-  socket.end();
+}
+
+function drained(socket: Socket): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const closed = () => reject(new Error("the host's end closed"));
+    socket.once("close", closed);
+    socket.once("drain", () => {
+      socket.off("close", closed);
+      resolve();
+    });
+  });
 }
 
 async function toGuest(socket: Socket, guest: DialStream): Promise<void> {
