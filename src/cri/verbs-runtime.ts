@@ -33,9 +33,9 @@ export function runtimeVerbs(pods: PodContext, info: RuntimeInfo): RuntimeVerbs 
         info: verbose,
         runtimeHandlers: info.handlers.map((name) => ({
           name,
-          features: { recursiveReadOnlyMounts: false, userNamespaces: true },
+          features: { recursiveReadOnlyMounts: true, userNamespaces: true },
         })),
-        features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: false, mountOptions: false },
+        features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: false, mountOptions: true },
       };
     },
 

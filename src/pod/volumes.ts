@@ -16,7 +16,7 @@ export function podVolumes(ctx: PodContext, pod: Pod, vm: Vm, session: AgentSess
       // Once it is stopped, others write and delete the document, and its volumes end with its VM.
       if (pod.ready) await ctx.podDocuments.put(document);
     },
-    agent: (deadlineMs) => pod.agent(deadlineMs),
+    agent: (deadlineMs) => session.agent(deadlineMs),
     call: (work, deadlineMs) => pod.call(work, deadlineMs),
     attach: (disk, deadlineMs) => vm.attachBlock(disk, deadlineMs),
     hasContainer: (id) => ctx.registry.containerOf(pod.id, id) !== undefined,

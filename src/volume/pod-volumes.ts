@@ -6,6 +6,7 @@ import { randomBytes } from "node:crypto";
 import type { Agent } from "../agent/client.js";
 import type { DeepPartial, Device, PutVolumeRequest } from "../gen/agent/v1/agent.js";
 import type { Mount as OciMount } from "../gen/oci/v1/spec.js";
+import { sleep } from "../host/deadline.js";
 import { hasCode, messageOf, PodvmError } from "../host/errors.js";
 import { KeyedLock } from "../host/keyed-lock.js";
 import type { Logger } from "../host/log.js";
@@ -30,6 +31,7 @@ const ATTACH_MS = 30_000;
 const SHARE_MS = 60_000;
 const SYNC_MS = 120_000;
 const PULL_MS = 10_000;
+const RETRY_MS = 100;
 
 export interface PodVolumesOptions {
   podUid: string;
@@ -38,6 +40,7 @@ export interface PodVolumesOptions {
   documents: VolumeDocument[];
   /** Makes the pod's document durable. */
   save(): Promise<void>;
+  /** The connected agent, for as long as the VM runs. */
   agent(deadlineMs: number): Promise<Agent>;
   /** As Pod.call: made again on the next connection where one breaks. */
   call<T>(work: (agent: Agent) => Promise<T>, deadlineMs: number): Promise<T>;
@@ -83,8 +86,10 @@ export class PodVolumes {
     const choices = await Promise.all(mounts.map((mount) => this.#choose(mount, table)));
     const nodes = await Promise.all(devices.map((device) => classifyDevice(device, table)));
     const prepared: PreparedVolumes = { mounts: [], devices: [] };
+    const blocks = nodes.flatMap((node) => (node.kind === "block" ? [node] : []));
+    const ids = await allDone([...choices, ...blocks].map(({ key, spec }) => this.#ensure(key, spec, containerId)));
     for (const [i, choice] of choices.entries()) {
-      const id = await this.#ensure(choice.key, choice.spec, containerId);
+      const id = ids[i];
       const mount = mounts[i] as MountConfig;
       prepared.mounts.push({
         destination: mount.containerPath,
@@ -97,10 +102,7 @@ export class PodVolumes {
     for (const [i, node] of nodes.entries()) {
       const { containerPath: path, permissions } = devices[i] as DeviceConfig;
       if (node.kind === "guest") prepared.devices.push({ path, permissions, guest: node.path });
-      else {
-        await this.#ensure(node.key, node.spec, containerId);
-        prepared.devices.push({ path, permissions, block: { serial: node.spec.serial } });
-      }
+      else prepared.devices.push({ path, permissions, block: { serial: node.spec.serial } });
     }
     return prepared;
   }
@@ -128,9 +130,7 @@ export class PodVolumes {
     for (const { id, spec, container } of this.#o.documents) {
       if (container !== containerId || spec.kind !== "log") continue;
       try {
-        const read = (agent: Agent) =>
-          agent.readVolume({ volumeId: id, maxBytes: MAX_LOG_BYTES }, { deadlineMs: PULL_MS });
-        await writeTerminationLog(spec.source, await this.#o.call(read, PULL_MS));
+        await writeTerminationLog(spec.source, await this.#pull(id));
       } catch (err) {
         this.#o.logger.warn("cannot fetch a container's termination log", { err, container: containerId });
       }
@@ -140,6 +140,21 @@ export class PodVolumes {
   /** Forgets what was the container's alone. To be called when the guest has removed it. */
   async release(containerId: string): Promise<void> {
     for (const { id, container } of [...this.#o.documents]) if (container === containerId) await this.#drop(id);
+  }
+
+  /** Not by `call`, which refuses when the pod is being stopped: its containers' logs are wanted then too. */
+  async #pull(volumeId: string): Promise<Uint8Array> {
+    const end = Date.now() + PULL_MS;
+    for (;;) {
+      try {
+        const left = Math.max(end - Date.now(), 1);
+        const agent = await this.#o.agent(left);
+        return await agent.readVolume({ volumeId, maxBytes: MAX_LOG_BYTES }, { deadlineMs: left });
+      } catch (err) {
+        if (!hasCode(err, "unavailable") || Date.now() >= end) throw err;
+        await sleep(RETRY_MS);
+      }
+    }
   }
 
   async #choose(mount: MountConfig, mounts: readonly MountInfo[]): Promise<VolumeChoice> {
@@ -277,6 +292,12 @@ export class PodVolumes {
     if (!this.#o.shares) throw new PodvmError("unimplemented", "this server has no share");
     return this.#o.shares;
   }
+}
+
+/** All have ended when this settles: none goes on behind a rejection. */
+async function allDone<T>(work: Promise<T>[]): Promise<T[]> {
+  await Promise.allSettled(work);
+  return Promise.all(work);
 }
 
 function newDocument(key: string, spec: VolumeSpec): VolumeDocument {
