@@ -265,7 +265,12 @@ fn place(next: &Path, live: &Path, name: &std::ffi::OsStr) -> io::Result<()> {
     if !old.is_dir() && !new.is_dir() {
         return fs::rename(from, to);
     }
-    exchange(&from, &to) // the old one goes with the staging
+    exchange(&from, &to)?;
+    if old.is_dir() {
+        fs::remove_dir_all(from)
+    } else {
+        fs::remove_file(from)
+    }
 }
 
 fn exchange(a: &Path, b: &Path) -> io::Result<()> {
