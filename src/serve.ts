@@ -22,6 +22,7 @@ import { createLogger } from "./observe/logger.js";
 import { createNotifier } from "./observe/notify.js";
 import { Metrics } from "./observe/server-metrics.js";
 import type { PodContext } from "./pod/context.js";
+import { PodEvents } from "./pod/events.js";
 import { recover } from "./pod/recovery.js";
 import { PodRegistry } from "./pod/registry.js";
 import { createStreamBackend } from "./pod/stream-backend.js";
@@ -93,6 +94,7 @@ export async function serve({ config, configPath }: ServeOptions): Promise<void>
     assets,
     logger,
     registry,
+    events: new PodEvents(),
     podDocuments: new DocumentStore<PodDocument>(`${config.stateDir}/pods`, DOCUMENT_VERSION),
     containerDocuments: new DocumentStore<ContainerDocument>(`${config.stateDir}/containers`, DOCUMENT_VERSION),
     locks: new KeyedLock(),
@@ -106,14 +108,8 @@ export async function serve({ config, configPath }: ServeOptions): Promise<void>
     watchVm: (pod, vm) => watchVm(pods, pod, vm, podvmVersion()),
   };
   const metrics = new Metrics(() => ({
-    pods: backends.all().flatMap(({ name: backend }) => {
-      const own = registry.pods().filter((pod) => pod.document.vmm === backend);
-      const ready = own.filter((pod) => pod.ready).length;
-      return [
-        { backend, state: "ready" as const, count: ready },
-        { backend, state: "notready" as const, count: own.length - ready },
-      ];
-    }),
+    podsReady: registry.pods().filter((pod) => pod.ready).length,
+    podsNotReady: registry.pods().filter((pod) => !pod.ready).length,
     containersRunning: registry.containers().filter((container) => container.running).length,
     images: images.list().length,
   }));

@@ -34,6 +34,7 @@ import {
   type PutVolumeRequest,
   type ReadVolumeRequest,
   type ReadVolumeResponse,
+  type ResizeResponse,
   type ResizeTerminalRequest,
   type StatsResponse,
   type UpdateContainerRequest,
@@ -96,6 +97,8 @@ export interface Agent {
   /** The last `maxBytes` of a file of a synced volume. */
   readVolume(request: DeepPartial<ReadVolumeRequest>, options?: CallOptions): Promise<Uint8Array>;
   removeVolume(volumeId: string, options?: CallOptions): Promise<void>;
+  /** The guest uses CPUs that were plugged in: resolves when exactly `cpus` run (0: at once), with what there is. */
+  resize(cpus: number, timeoutMs: number, options?: CallOptions): Promise<ResizeResponse>;
   shutdown(graceMs: number, options?: CallOptions): Promise<void>;
 
   /** Output from these offsets on, everything below them being acknowledged. Lasts until the container's end: no deadline. */
@@ -224,6 +227,11 @@ export class GrpcAgent implements Agent {
 
   async removeVolume(volumeId: string, options?: CallOptions): Promise<void> {
     await this.#unary(AgentService.removeVolume, { volumeId }, { deadlineMs: SLOW_DEADLINE_MS, ...options });
+  }
+
+  resize(cpus: number, timeoutMs: number, options?: CallOptions): Promise<ResizeResponse> {
+    const request = { cpus, timeoutMs: Math.max(0, Math.round(timeoutMs)) };
+    return this.#unary(AgentService.resize, request, { deadlineMs: timeoutMs + SLACK_MS, ...options });
   }
 
   async shutdown(graceMs: number, options?: CallOptions): Promise<void> {

@@ -47,6 +47,8 @@ export interface Config {
     defaultMemoryMib: number;
     /** vCPUs of a pod without a CPU limit. */
     defaultVcpus: number;
+    /** What a pod may be resized to while it runs, as far as the node has as many. */
+    maxVcpus: number;
     /** Added to a pod's memory limit for the guest's kernel and agent. */
     guestReserveMib: number;
     /** Nominal size of a pod's writable disk; sparse. */

@@ -34,6 +34,8 @@ export function defaultConfigText(): string {
 # For pods without limits.
 #default_memory_mib = 512
 #default_vcpus = 1
+# What a pod may be resized to while it runs, as far as the node has as many.
+#max_vcpus = 32
 # Added to a pod's memory limit for the guest's kernel and agent.
 #guest_reserve_mib = 128
 # Nominal size of a pod's writable disk; it takes only what is written.

@@ -107,6 +107,7 @@ function toConfig(file: FileConfig): Config {
       accelerator: file.vm.accelerator,
       defaultMemoryMib: file.vm.default_memory_mib,
       defaultVcpus: file.vm.default_vcpus,
+      maxVcpus: file.vm.max_vcpus,
       guestReserveMib: file.vm.guest_reserve_mib,
       scratchGib: file.vm.scratch_gib,
       uidBase: file.vm.uid_base,

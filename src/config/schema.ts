@@ -78,6 +78,7 @@ const vm = v.object(
     accelerator: v.optional(oneOf("auto", "kvm", "tcg"), "auto"),
     default_memory_mib: v.optional(integer(128, 1 << 20, "MiB"), 512),
     default_vcpus: v.optional(integer(1, 240), 1),
+    max_vcpus: v.optional(integer(1, 240), 32),
     guest_reserve_mib: v.optional(integer(64, 16384, "MiB"), 128),
     scratch_gib: v.optional(integer(1, 16384, "GiB"), 10),
     uid_base: v.optional(integer(65536, 4294000000), 2000000),

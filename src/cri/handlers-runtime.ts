@@ -1,8 +1,11 @@
 import type { PodContext } from "../pod/context.js";
+import { StatsReader } from "../pod/stats.js";
 import type { StreamingServer } from "../streaming/server.js";
 import type { RuntimeHandlers } from "./handlers.js";
 import { unimplemented } from "./unimplemented.js";
 import { containerVerbs } from "./verbs-container.js";
+import { eventVerbs } from "./verbs-events.js";
+import { metricVerbs } from "./verbs-metrics.js";
 import { type RuntimeInfo, runtimeVerbs } from "./verbs-runtime.js";
 import { sandboxVerbs } from "./verbs-sandbox.js";
 import { statsVerbs } from "./verbs-stats.js";
@@ -14,19 +17,17 @@ export function runtimeHandlers(
   streaming: Pick<StreamingServer, "url">,
   info: RuntimeInfo,
 ): RuntimeHandlers {
+  const reader = new StatsReader(pods);
   return {
     ...runtimeVerbs(pods, info),
     ...sandboxVerbs(pods),
     ...containerVerbs(pods),
-    ...statsVerbs(pods),
+    ...statsVerbs(pods, reader),
+    ...metricVerbs(pods, reader),
     ...streamingVerbs(pods, streaming),
+    ...eventVerbs(pods),
     checkpointContainer: unimplemented("CheckpointContainer"),
     checkpointPod: unimplemented("CheckpointPod"),
     restorePod: unimplemented("RestorePod"),
-    getContainerEvents: unimplemented("GetContainerEvents"),
-    listMetricDescriptors: unimplemented("ListMetricDescriptors"),
-    listPodSandboxMetrics: unimplemented("ListPodSandboxMetrics"),
-    streamPodSandboxMetrics: unimplemented("StreamPodSandboxMetrics"),
-    updatePodSandboxResources: unimplemented("UpdatePodSandboxResources"),
   };
 }

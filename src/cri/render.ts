@@ -16,6 +16,7 @@ import {
 import type { ImageStore } from "../image/image.js";
 import type { Container } from "../pod/container.js";
 import type { Pod } from "../pod/pod.js";
+import { signalName } from "../pod/signals.js";
 import type { ContainerState as DomainState, MountConfig, PidMode, Propagation } from "../pod/types.js";
 import { renderResources } from "./parse-resources.js";
 
@@ -65,11 +66,7 @@ export function renderPodStatus(pod: Pod): PodSandboxStatus {
     network: { ip, additionalIps: others.map((address) => ({ ip: address })) },
     linux: {
       namespaces: {
-        options: {
-          network: pod.document.vm.hostNamespaces?.includes("network") ? NamespaceMode.NODE : NamespaceMode.POD,
-          ipc: pod.document.vm.hostNamespaces?.includes("ipc") ? NamespaceMode.NODE : NamespaceMode.POD,
-          pid: PID_MODES[pod.document.config.pidMode],
-        },
+        options: { network: NamespaceMode.POD, ipc: NamespaceMode.POD, pid: PID_MODES[pod.document.config.pidMode] },
       },
     },
   });
@@ -127,7 +124,7 @@ export function renderContainerStatus(container: Container, images: ImageStore):
     user: user && {
       linux: { uid: BigInt(user.uid), gid: BigInt(user.gid), supplementalGroups: user.groups.map(BigInt) },
     },
-    stopSignal: renderSignal(container.document.config.stopSignal),
+    stopSignal: renderSignal(container.document.stopSignal),
   });
 }
 
@@ -150,6 +147,7 @@ function renderMount(mount: MountConfig): DeepPartial<Mount> {
   };
 }
 
-function renderSignal(name: string): Signal {
-  return Signal[`SIGNAL_${name}` as keyof typeof Signal] ?? Signal.SIGNAL_RUNTIME_DEFAULT;
+/** What StopContainer sends: the container's own, else its image's, else SIGTERM. */
+function renderSignal(number: number): Signal {
+  return Signal[`SIGNAL_${signalName(number)}` as keyof typeof Signal] ?? Signal.SIGNAL_RUNTIME_DEFAULT;
 }

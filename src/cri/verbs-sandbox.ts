@@ -3,16 +3,24 @@ import { Parking } from "../pod/parking.js";
 import type { Pod } from "../pod/pod.js";
 import { podName } from "../pod/registry.js";
 import { removeSandbox } from "../pod/sandbox-remove.js";
+import { resizeSandbox } from "../pod/sandbox-resize.js";
 import { runSandbox } from "../pod/sandbox-run.js";
 import { stopSandbox } from "../pod/sandbox-stop.js";
 import { inBatches, selectContainers, selectPods } from "./filters.js";
 import type { RuntimeHandlers } from "./handlers.js";
+import { parseResources } from "./parse-resources.js";
 import { parseSandbox } from "./parse-sandbox.js";
 import { renderContainerStatus, renderPod, renderPodStatus } from "./render.js";
 
 type SandboxVerbs = Pick<
   RuntimeHandlers,
-  "runPodSandbox" | "stopPodSandbox" | "removePodSandbox" | "podSandboxStatus" | "listPodSandbox" | "streamPodSandboxes"
+  | "runPodSandbox"
+  | "stopPodSandbox"
+  | "removePodSandbox"
+  | "podSandboxStatus"
+  | "listPodSandbox"
+  | "streamPodSandboxes"
+  | "updatePodSandboxResources"
 >;
 
 export function sandboxVerbs(pods: PodContext): SandboxVerbs {
@@ -45,6 +53,14 @@ export function sandboxVerbs(pods: PodContext): SandboxVerbs {
       };
     },
 
+    async updatePodSandboxResources(request) {
+      await resizeSandbox(pods, request.podSandboxId, {
+        ...(request.resources && { resources: parseResources("resources", request.resources) }),
+        ...(request.overhead && { overhead: parseResources("overhead", request.overhead) }),
+      });
+      return {};
+    },
+
     async listPodSandbox(request) {
       return { items: selectPods(pods.registry, request.filter).map(renderPod) };
     },
@@ -65,8 +81,7 @@ async function verboseInfo(pod: Pod): Promise<Record<string, string>> {
     vmm: document.vmm,
     pid: vm?.pid ?? 0,
     uid: document.vm.uid,
-    memoryMib: document.vm.memoryMib,
-    vcpus: document.vm.vcpus,
+    ...pod.size,
     guest: document.vm.guest,
     bundle: document.vm.bundle,
     cgroup: document.vm.cgroup,

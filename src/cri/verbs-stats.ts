@@ -1,18 +1,16 @@
-import {
-  ContainerStats as ContainerStatsCodec,
-  type ContainerStatsFilter,
-  type ContainerStats as CriContainerStats,
-  type PodSandboxStats,
-  PodSandboxStats as PodSandboxStatsCodec,
-  type PodSandboxStatsFilter,
+import type {
+  ContainerStatsFilter,
+  ContainerStats as CriContainerStats,
+  PodSandboxStats,
+  PodSandboxStatsFilter,
 } from "../gen/runtime/v1/api.js";
 import { PodvmError } from "../host/errors.js";
 import type { Container } from "../pod/container.js";
 import type { PodContext } from "../pod/context.js";
-import { type PodStats, StatsReader } from "../pod/stats.js";
+import type { StatsReader } from "../pod/stats.js";
 import { inBatches, selectContainers, selectPods } from "./filters.js";
 import type { RuntimeHandlers } from "./handlers.js";
-import { containerMetadata, podMetadata } from "./render.js";
+import { renderContainerStats, renderPodStats } from "./render-stats.js";
 
 type StatsVerbs = Pick<
   RuntimeHandlers,
@@ -24,28 +22,35 @@ type StatsVerbs = Pick<
   | "streamPodSandboxStats"
 >;
 
-export function statsVerbs(pods: PodContext): StatsVerbs {
-  const reader = new StatsReader(pods);
+/** A guest that does not answer in time: lists show what it said last, with the time of that, for a minute, and then leave it out. */
+export function statsVerbs(pods: PodContext, reader: StatsReader): StatsVerbs {
+  const { stateDir } = pods.settings;
 
   const ofContainers = async (filter: Partial<ContainerStatsFilter> | undefined): Promise<CriContainerStats[]> => {
     const wanted = new Set<Container>(selectContainers(pods.registry, filter).filter((container) => container.running));
     const owners = new Set([...wanted].map((container) => container.document.podId));
     const readings = await reader.readAll(pods.registry.pods().filter((pod) => owners.has(pod.id)));
     return readings.flatMap((reading) =>
-      reading.containers.filter(({ container }) => wanted.has(container)).map((one) => renderContainerStats(pods, one)),
+      reading.containers
+        .filter(({ container }) => wanted.has(container))
+        .map((one) => renderContainerStats(one, stateDir)),
     );
   };
   const ofPods = async (filter: Partial<PodSandboxStatsFilter> | undefined): Promise<PodSandboxStats[]> => {
     const ready = selectPods(pods.registry, filter).filter((pod) => pod.ready);
-    return (await reader.readAll(ready)).map((reading) => renderPodStats(pods, reading));
+    return (await reader.readAll(ready)).map((reading) => renderPodStats(reading, stateDir));
   };
+  const silent = (podId: string) =>
+    new PodvmError("unavailable", `the guest of pod sandbox ${podId} does not answer: it has no statistics now`);
 
   return {
     async containerStats(request) {
       const container = pods.registry.container(request.containerId);
-      const [stats] = await ofContainers({ id: container.id });
-      if (!stats)
+      if (!container.running) {
         throw new PodvmError("failed_precondition", `container ${container.id} is not running: it has no statistics`);
+      }
+      const [stats] = await ofContainers({ id: container.id });
+      if (!stats) throw silent(container.document.podId);
       return { stats };
     },
 
@@ -60,7 +65,9 @@ export function statsVerbs(pods: PodContext): StatsVerbs {
     async podSandboxStats(request) {
       const pod = pods.registry.pod(request.podSandboxId);
       if (!pod.ready) throw pod.notReady();
-      return { stats: renderPodStats(pods, await reader.read(pod)) };
+      const reading = await reader.read(pod);
+      if (!reading) throw silent(pod.id);
+      return { stats: renderPodStats(reading, stateDir) };
     },
 
     async listPodSandboxStats(request) {
@@ -71,78 +78,4 @@ export function statsVerbs(pods: PodContext): StatsVerbs {
       for (const batch of inBatches(await ofPods(request.filter))) yield { podSandboxStats: batch };
     },
   };
-}
-
-const value = (number: bigint) => ({ value: number });
-
-function renderContainerStats(pods: PodContext, reading: PodStats["containers"][number]): CriContainerStats {
-  const { container, stats, nanoCores } = reading;
-  const { config } = container.document;
-  const timestamp = stats.timeNs;
-  const available = stats.memoryLimit > stats.memoryWorkingSet ? stats.memoryLimit - stats.memoryWorkingSet : undefined;
-  return ContainerStatsCodec.fromPartial({
-    attributes: {
-      id: container.id,
-      metadata: containerMetadata(container),
-      labels: config.labels,
-      annotations: config.annotations,
-    },
-    cpu: {
-      timestamp,
-      usageCoreNanoSeconds: value(stats.cpuUsageNs),
-      usageNanoCores: nanoCores === undefined ? undefined : value(nanoCores),
-    },
-    memory: {
-      timestamp,
-      workingSetBytes: value(stats.memoryWorkingSet),
-      availableBytes: available === undefined ? undefined : value(available),
-      usageBytes: value(stats.memoryUsage),
-      rssBytes: value(stats.memoryRss),
-      pageFaults: value(stats.memoryPageFaults),
-      majorPageFaults: value(stats.memoryMajorPageFaults),
-    },
-    writableLayer: {
-      timestamp,
-      fsId: { mountpoint: pods.settings.stateDir },
-      usedBytes: value(stats.fsUsed),
-      inodesUsed: value(stats.fsInodes),
-    },
-  });
-}
-
-/** The pod's CPU and memory are the host's view of its VM: what the pod really costs the node. The containers' are the guest's. */
-function renderPodStats(pods: PodContext, reading: PodStats): PodSandboxStats {
-  const { pod, guest, host, nanoCores } = reading;
-  const { labels, annotations } = pod.document.config;
-  const timestamp = BigInt(Date.now()) * 1_000_000n;
-  const interfaces = (guest?.interfaces ?? []).map((one) => ({
-    name: one.name,
-    rxBytes: value(one.rxBytes),
-    rxErrors: value(one.rxErrors),
-    txBytes: value(one.txBytes),
-    txErrors: value(one.txErrors),
-  }));
-  return PodSandboxStatsCodec.fromPartial({
-    attributes: { id: pod.id, metadata: podMetadata(pod), labels, annotations },
-    linux: {
-      cpu: host && {
-        timestamp,
-        usageCoreNanoSeconds: value(host.cpuNs),
-        usageNanoCores: nanoCores === undefined ? undefined : value(nanoCores),
-      },
-      memory: host && {
-        timestamp,
-        workingSetBytes: value(BigInt(host.pss)),
-        usageBytes: value(BigInt(host.pss)),
-        rssBytes: value(BigInt(host.rss)),
-      },
-      network: guest && {
-        timestamp,
-        defaultInterface: interfaces.find((one) => one.name === "eth0"),
-        interfaces: interfaces.filter((one) => one.name !== "eth0"),
-      },
-      process: guest && { timestamp, processCount: value(guest.processes) },
-      containers: reading.containers.map((one) => renderContainerStats(pods, one)),
-    },
-  });
 }

@@ -52,6 +52,7 @@ export async function endLocked(ctx: PodContext, container: Container, exit: Exi
   document.starting = false;
   // Those who wait need the truth in memory; a document that could not be written is found again from the agent after a restart.
   container.announceExit();
+  ctx.events.emit("stopped", ctx.registry.findPod(document.podId), container);
   await ctx.containerDocuments.put(document);
 }
 

@@ -33,4 +33,5 @@ export async function removeLocked(ctx: PodContext, container: Container): Promi
   await rm(positionPath(ctx, container.id), { force: true });
   await ctx.containerDocuments.delete(container.id);
   ctx.registry.deleteContainer(container);
+  ctx.events.emit("deleted", pod, container);
 }

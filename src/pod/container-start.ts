@@ -33,6 +33,7 @@ export async function startContainer(ctx: PodContext, id: string): Promise<void>
       // It runs, and that is what counts: the document on disk says "starting", so a restarted server asks the agent.
       ctx.logger.error("cannot record that a container runs", { err, container: container.id });
     });
+    ctx.events.emit("started", pod, container);
   });
 }
 

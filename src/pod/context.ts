@@ -6,6 +6,7 @@ import type { ImageStore } from "../image/image.js";
 import type { Network } from "../network/network.js";
 import type { Vm, Vmm } from "../vmm/vmm.js";
 import type { Shares } from "../volume/share.js";
+import type { PodEvents } from "./events.js";
 import type { HostPolicy } from "./host-policy.js";
 import type { Pod } from "./pod.js";
 import type { PodRegistry } from "./registry.js";
@@ -43,6 +44,7 @@ export interface PodContext {
   assets: Assets;
   logger: Logger;
   registry: PodRegistry;
+  events: PodEvents;
   podDocuments: DocumentStore<PodDocument>;
   containerDocuments: DocumentStore<ContainerDocument>;
   /**

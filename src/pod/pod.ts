@@ -2,7 +2,7 @@ import type { Agent } from "../agent/client.js";
 import type { AgentSession } from "../agent/session.js";
 import { sleep } from "../host/deadline.js";
 import { hasCode, PodvmError } from "../host/errors.js";
-import type { Vm } from "../vmm/vmm.js";
+import type { Vm, VmSize } from "../vmm/vmm.js";
 import type { PodVolumes } from "../volume/pod-volumes.js";
 import type { PodDocument } from "./types.js";
 
@@ -22,6 +22,12 @@ export class Pod {
 
   get ready(): boolean {
     return this.document.phase === "ready";
+  }
+
+  /** Memory and CPUs that the VM is to have now. */
+  get size(): VmSize {
+    const { size, vm } = this.document;
+    return size ?? { memoryMib: vm.memoryMib, vcpus: vm.vcpus };
   }
 
   /** The connected agent; failed_precondition when the sandbox is not ready, unavailable when its agent does not answer in time. */

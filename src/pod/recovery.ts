@@ -18,6 +18,7 @@ import { endContainer, exitOf, guestTime } from "./container-exit.js";
 import type { PodContext } from "./context.js";
 import { positionPath, startPump } from "./output.js";
 import { Pod } from "./pod.js";
+import { applySize } from "./sandbox-resize.js";
 import { stopLocked } from "./sandbox-stop.js";
 import { SIGKILL } from "./signals.js";
 import type { ContainerDocument } from "./types.js";
@@ -120,7 +121,18 @@ async function adopt(ctx: PodContext, pod: Pod, vm: Vm): Promise<void> {
   } catch (err) {
     void compareLater(ctx, pod);
     throw err;
+  } finally {
+    void resizeAgain(ctx, pod);
   }
+}
+
+/** A resize that was cut short is finished; where it was not, this finds nothing to do. kubelet repeats one that fails. */
+async function resizeAgain(ctx: PodContext, pod: Pod): Promise<void> {
+  await ctx.locks
+    .run(`pod:${pod.id}`, async () => {
+      if (pod.ready) await applySize(ctx, pod);
+    })
+    .catch((err) => ctx.logger.warn("cannot bring a pod's VM to its size", { err, pod: pod.id }));
 }
 
 /** An agent that did not answer in time (a paused or overloaded guest) still has to be asked what became of its containers. */
@@ -197,7 +209,7 @@ async function compare(
   if (!info) {
     await endContainer(ctx, container.id, {
       exitCode: 255,
-      reason: "Error",
+      reason: "ContainerStatusUnknown",
       message: "the guest does not know this container",
     });
     return;
@@ -224,6 +236,7 @@ async function markStarted(ctx: PodContext, document: ContainerDocument, info: C
     document.starting = false;
     document.startedNs = guestTime(info.startedNs);
     await ctx.containerDocuments.put(document);
+    ctx.events.emit("started", ctx.registry.findPod(document.podId), ctx.registry.findContainer(document.id));
   });
 }
 

@@ -21,5 +21,6 @@ export async function removeSandbox(ctx: PodContext, id: string): Promise<void> 
     await ctx.podDocuments.delete(pod.id);
     letGo(ctx, pod);
     ctx.registry.deletePod(pod);
+    ctx.events.emit("deleted", pod);
   });
 }

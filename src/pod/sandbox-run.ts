@@ -10,7 +10,7 @@ import type { PodContext } from "./context.js";
 import { runsOnHost } from "./host-policy.js";
 import { podHostname } from "./hostname.js";
 import { Pod } from "./pod.js";
-import { sizeOf } from "./sizing.js";
+import { roomFor, sizeOf } from "./sizing.js";
 import { DOCUMENT_VERSION, nowNs, type PodConfig, type PodDocument, type UserNamespace } from "./types.js";
 import { vmCgroup } from "./vm-cgroup.js";
 
@@ -38,8 +38,9 @@ export async function runSandbox(ctx: PodContext, config: PodConfig): Promise<Po
     try {
       undo.add("pod document", () => ctx.podDocuments.delete(pod.id));
       await ctx.podDocuments.put(pod.document);
-      if (vmm.capabilities.hostKernel) logger.info("the pod runs without a virtual machine");
       await bringUp(ctx, pod, vmm, undo);
+      ctx.events.emit("created", pod);
+      ctx.events.emit("started", pod);
       return pod;
     } catch (cause) {
       // A VM that died tells more than the broken link which it left behind.
@@ -65,13 +66,15 @@ function backendFor(ctx: PodContext, config: PodConfig): Vmm {
 function newDocument(ctx: PodContext, config: PodConfig, vmm: Vmm, uid: number): PodDocument {
   const id = newId();
   const { stateDir, runDir, sizing } = ctx.settings;
+  const size = sizeOf(config, sizing);
   const vm: VmSpec = {
     id,
     dir: join(stateDir, "vms", id),
     runDir: join(runDir, "vms", id.slice(0, 20)), // a unix socket's path has 107 bytes
     uid,
     cgroup: vmCgroup(config.cgroupParent, id),
-    ...sizeOf(config, sizing),
+    ...size,
+    ...(vmm.capabilities.resize && roomFor(size, sizing)),
     guest: ctx.assets.guest,
     bundle: ctx.assets.bundle,
     disks: [],

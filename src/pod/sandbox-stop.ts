@@ -39,6 +39,7 @@ export function letGo(ctx: PodContext, pod: Pod): void {
 export async function tearDown(ctx: PodContext, pod: Pod): Promise<void> {
   const { document } = pod;
   const logger = ctx.logger.child({ pod: pod.id });
+  const wasUp = document.phase === "ready";
   if (document.phase !== "stopped") {
     document.phase = "stopped";
     await ctx.podDocuments.put(document).catch((err) => logger.error("cannot record that the pod is stopped", { err }));
@@ -54,6 +55,7 @@ export async function tearDown(ctx: PodContext, pod: Pod): Promise<void> {
       logger.error("cannot record a container's end", { err }),
     );
   }
+  if (wasUp) ctx.events.emit("stopped", pod);
   await ctx.network.teardown(pod.id, NETWORK_MS);
 }
 

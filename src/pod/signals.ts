@@ -24,6 +24,17 @@ export function signalNumber(text: string): number {
   return number;
 }
 
+/** The number's name as CRI has it: "SIGTERM", "SIGRTMIN", "SIGRTMINPLUS3", "SIGRTMAXMINUS14", "SIGRTMAX". Undefined where there is none. */
+export function signalName(number: number): string | undefined {
+  if (number === RTMIN) return "SIGRTMIN";
+  if (number === RTMAX) return "SIGRTMAX";
+  if (number > RTMIN && number < RTMAX) {
+    const middle = RTMIN + 15; // as kill(1) names them: half from either end
+    return number <= middle ? `SIGRTMINPLUS${number - RTMIN}` : `SIGRTMAXMINUS${RTMAX - number}`;
+  }
+  return Object.entries(constants.signals).find(([, value]) => value === number)?.[0];
+}
+
 function realTime(name: string): number | undefined {
   const match = /^SIGRT(MIN|MAX)(?:(?:\+|-|PLUS|MINUS)(\d{1,2}))?$/.exec(name);
   if (!match) return undefined;

@@ -1,66 +1,111 @@
 import type { ContainerStats, GuestStats } from "../gen/agent/v1/agent.js";
+import { messageOf } from "../host/errors.js";
 import type { HostCost } from "../vmm/vmm.js";
 import type { Container } from "./container.js";
+import { guestTime } from "./container-exit.js";
 import type { PodContext } from "./context.js";
 import type { Pod } from "./pod.js";
 
-const STATS_MS = 5_000;
+/** One slow guest must not hold up a list: kubelet gives the whole of it some seconds. */
+const GUEST_MS = 2_000;
+/** Several clients that ask at the same time are answered from one reading. */
+const FRESH_MS = 500;
+/** A guest that does not answer is shown as it was, with the time of that, for so long; then it is left out. */
+const STALE_MS = 60_000;
 /** Rates over less time than this are noise. */
 const MIN_WINDOW_NS = 500_000_000n;
 const NS_PER_SECOND = 1_000_000_000n;
 
-export interface PodStats {
-  pod: Pod;
-  guest?: GuestStats;
-  host?: HostCost;
-  /** Nanoseconds of CPU per second, since the last reading. */
+export interface ContainerReading {
+  container: Container;
+  stats: ContainerStats;
+  /** When the guest took it, nanoseconds since the epoch; never in the future. */
+  atNs: bigint;
+  /** Nanoseconds of CPU per second, since the reading before. */
   nanoCores?: bigint;
-  containers: { container: Container; stats: ContainerStats; nanoCores?: bigint }[];
 }
 
-/** Readings of the guests, with CPU rates from one to the next. */
+/** What a pod's guest says of itself. */
+export interface PodReading {
+  pod: Pod;
+  guest: GuestStats;
+  atNs: bigint;
+  nanoCores?: bigint;
+  containers: ContainerReading[];
+  /** True: the guest did not answer just now; this is what it said last. */
+  stale: boolean;
+}
+
+interface Sample {
+  reading?: PodReading;
+  /** By the clock of `performance.now()`. */
+  takenMs: number;
+  running?: Promise<PodReading | undefined>;
+}
+
+/** Readings of the guests, with CPU rates from one to the next. Bounded: one reading is kept for each pod. */
 export class StatsReader {
-  private readonly last = new Map<string, { timeNs: bigint; cpuNs: bigint; nanoCores?: bigint }>();
+  private readonly samples = new WeakMap<Pod, Sample>();
+  private readonly last = new WeakMap<Pod | Container, { timeNs: bigint; cpuNs: bigint; nanoCores?: bigint }>();
 
   constructor(private readonly ctx: PodContext) {}
 
-  /** One pod, both sides: what its guest uses and what its VMM costs. Where the guest does not answer in time its part is absent. */
-  async read(pod: Pod): Promise<PodStats> {
-    const result: PodStats = { pod, containers: [] };
-    if (!pod.ready) return result;
-    const [guest, host] = await Promise.allSettled([
-      pod.call((agent, deadlineMs) => agent.stats([], { deadlineMs }), STATS_MS),
-      pod.vm?.hostCost() ?? Promise.resolve(undefined),
-    ]);
-    if (host.status === "fulfilled" && host.value) {
-      result.host = host.value;
-      const rate = this.rate(`pod:${pod.id}`, BigInt(Date.now()) * 1_000_000n, host.value.cpuNs);
-      if (rate !== undefined) result.nanoCores = rate;
+  /**
+   * Undefined where the pod is not ready, or where its guest has not answered for longer than a minute. Never rejects, and answers within some
+   * two seconds whatever the guest does.
+   */
+  async read(pod: Pod): Promise<PodReading | undefined> {
+    if (!pod.ready) return undefined;
+    const sample = this.samples.get(pod) ?? { takenMs: Number.NEGATIVE_INFINITY };
+    this.samples.set(pod, sample);
+    if (sample.reading && performance.now() - sample.takenMs < FRESH_MS) return current(this.ctx, sample.reading);
+    sample.running ??= this.ask(pod, sample).finally(() => {
+      delete sample.running;
+    });
+    const reading = await sample.running;
+    return reading && current(this.ctx, reading);
+  }
+
+  async readAll(pods: readonly Pod[]): Promise<PodReading[]> {
+    const readings = await Promise.all(pods.map((pod) => this.read(pod)));
+    return readings.filter((reading) => reading !== undefined);
+  }
+
+  private async ask(pod: Pod, sample: Sample): Promise<PodReading | undefined> {
+    try {
+      const answer = await pod.call((agent, deadlineMs) => agent.stats([], { deadlineMs }), GUEST_MS);
+      if (!answer.guest) throw new Error("no statistics of the guest itself");
+      sample.reading = this.take(pod, answer.guest, answer.containers);
+      sample.takenMs = performance.now();
+      return sample.reading;
+    } catch (err) {
+      const usable = sample.reading && performance.now() - sample.takenMs < STALE_MS;
+      const instead = usable ? "its last statistics stand in" : "it is left out";
+      this.ctx.logger.warn(`no statistics from a guest: ${instead}`, { pod: pod.id, reason: messageOf(err) });
+      return usable && sample.reading ? { ...sample.reading, stale: true } : undefined;
     }
-    if (guest.status === "rejected") {
-      this.ctx.logger.warn("no statistics from a guest", { pod: pod.id, err: guest.reason });
-      return result;
-    }
-    if (guest.value.guest) result.guest = guest.value.guest;
+  }
+
+  private take(pod: Pod, guest: GuestStats, list: ContainerStats[]): PodReading {
+    const most = BigInt(pod.size.vcpus) * NS_PER_SECOND;
+    const rate = (key: Pod | Container, timeNs: bigint, cpuNs: bigint) => {
+      const found = this.rate(key, timeNs, cpuNs);
+      return found !== undefined && { nanoCores: found > most ? most : found };
+    };
     const told = new Set<Container>();
-    for (const stats of guest.value.containers) {
+    const containers: ContainerReading[] = [];
+    for (const stats of list) {
       const container = this.ctx.registry.containerOf(pod.id, stats.containerId);
       if (!container || told.has(container)) continue; // a guest speaks of its own containers only, once
       told.add(container);
-      const rate = this.rate(container.id, stats.timeNs, stats.cpuUsageNs);
-      const most = BigInt(pod.document.vm.vcpus) * NS_PER_SECOND;
-      const nanoCores = rate !== undefined && rate > most ? most : rate;
-      result.containers.push({ container, stats, ...(nanoCores !== undefined && { nanoCores }) });
+      const atNs = BigInt(guestTime(stats.timeNs));
+      containers.push({ container, stats, atNs, ...rate(container, stats.timeNs, stats.cpuUsageNs) });
     }
-    return result;
+    const atNs = BigInt(guestTime(guest.timeNs));
+    return { pod, guest, atNs, containers, stale: false, ...rate(pod, guest.timeNs, guest.cpuUsageNs) };
   }
 
-  async readAll(pods: Pod[]): Promise<PodStats[]> {
-    this.forgetGone();
-    return Promise.all(pods.map((pod) => this.read(pod)));
-  }
-
-  private rate(key: string, timeNs: bigint, cpuNs: bigint): bigint | undefined {
+  private rate(key: Pod | Container, timeNs: bigint, cpuNs: bigint): bigint | undefined {
     const before = this.last.get(key);
     if (before && timeNs - before.timeNs < MIN_WINDOW_NS) return before.nanoCores;
     const nanoCores =
@@ -68,13 +113,17 @@ export class StatsReader {
     this.last.set(key, { timeNs, cpuNs, ...(nanoCores !== undefined && { nanoCores }) });
     return nanoCores;
   }
+}
 
-  private forgetGone(): void {
-    for (const key of this.last.keys()) {
-      const known = key.startsWith("pod:")
-        ? this.ctx.registry.pods().some((pod) => `pod:${pod.id}` === key)
-        : this.ctx.registry.containers().some((container) => container.id === key);
-      if (!known) this.last.delete(key);
-    }
-  }
+/** A reading outlives containers: those that were removed meanwhile are gone from it. */
+function current(ctx: PodContext, reading: PodReading): PodReading {
+  const containers = reading.containers.filter(
+    ({ container }) => ctx.registry.findContainer(container.id) === container,
+  );
+  return containers.length === reading.containers.length ? reading : { ...reading, containers };
+}
+
+/** What a pod's VMM costs this node; undefined where there is none. */
+export async function hostCost(pod: Pod): Promise<HostCost | undefined> {
+  return pod.vm?.hostCost().catch(() => undefined); // it may die in between: then it costs nothing
 }

@@ -17,7 +17,7 @@
  *                            └────────────────── VM died ─────────────────▲
  */
 import type { PodNetwork, PortMapping } from "../network/network.js";
-import type { HostNamespace, VmSpec } from "../vmm/vmm.js";
+import type { HostNamespace, VmSize, VmSpec } from "../vmm/vmm.js";
 import type { VolumeDocument } from "../volume/types.js";
 
 export const DOCUMENT_VERSION = 1;
@@ -86,6 +86,8 @@ export interface PodDocument {
   createdNs: Nanoseconds;
   vmm: string;
   vm: VmSpec;
+  /** What the VM is to have since the last UpdatePodSandboxResources; absent: what it began with. Written before it is applied. */
+  size?: VmSize;
   network?: PodNetwork;
   /** True until VM, network and disks are known to be gone; only then may the document go. */
   holdsResources: boolean;
@@ -204,7 +206,7 @@ export interface ContainerDocument {
   startedNs: Nanoseconds;
   finishedNs: Nanoseconds;
   exitCode: number;
-  /** CRI's words: Completed, Error, OOMKilled; ours: VmDied. */
+  /** CRI's words: Completed, Error, OOMKilled, ContainerStatusUnknown; ours: VmDied, StartError. */
   reason: string;
   message: string;
   /** All output is in the log file: nothing to resume after a restart. */

@@ -22,6 +22,7 @@ export async function onVmDeath(ctx: PodContext, pod: Pod, exit: VmExit): Promis
     ctx.podDocuments.put(document),
     ...ctx.registry.containersOf(pod.id).map((container) => endContainer(ctx, container.id, end)),
   ]);
+  ctx.events.emit("stopped", pod);
   // On a full disk the truth is in memory only; a server that starts anew finds the VM gone.
   for (const result of recorded) if (result.status === "rejected") throw result.reason;
 }

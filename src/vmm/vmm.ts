@@ -20,8 +20,12 @@ export interface VmSpec {
   cgroup: string;
   /** Path of the pod's network namespace; the tap in it is the VM's NIC. Absent: a VM without network, or on the host's kernel the host's own. */
   network?: { netns: string; tap: string; mac: string; mtu: number };
+  /** What the VM begins with. */
   memoryMib: number;
   vcpus: number;
+  /** What `resize` can give it. Absent in documents of versions that had no resize. */
+  maxMemoryMib?: number;
+  maxVcpus?: number;
   /** Guest image folder at the time of creation (an upgrade must not change it under a VM). */
   guest: string;
   /** Runtime bundle folder at the time of creation. */
@@ -96,6 +100,11 @@ export interface LinkAddress {
   connectPort?: number;
 }
 
+export interface VmSize {
+  memoryMib: number;
+  vcpus: number;
+}
+
 export interface HostCost {
   /** Bytes; proportional set size of the VMM and its helpers. */
   pss: number;
@@ -117,6 +126,13 @@ export interface Vm {
    * VMM listens, one connection at a time, also again after one has ended.
    */
   openSharePort(deadlineMs: number): Promise<string>;
+  /** Throws resource_exhausted or failed_precondition where the VM can never have this size. Changes nothing. */
+  checkSize(size: VmSize): void;
+  /**
+   * Idempotent. Resolves when the memory is the guest's (or no longer), CPUs that the guest has taken offline are gone, and those that come are
+   * there for it to bring online (agent.proto: Resize). Rejects with deadline_exceeded where the guest does not follow; repeated, it goes on.
+   */
+  resize(size: VmSize, deadlineMs: number): Promise<void>;
   pause(): Promise<void>;
   resume(): Promise<void>;
   hostCost(): Promise<HostCost>;

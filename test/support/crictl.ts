@@ -68,9 +68,19 @@ export class Crictl {
     );
   }
 
+  /** The program. */
+  get path(): string {
+    return tool("crictl");
+  }
+
+  /** Its arguments, with those that lead it to the server. */
+  args(...args: string[]): string[] {
+    return ["--config", join(this.dir, "crictl.yaml"), ...args];
+  }
+
   /** Runs crictl; any exit code is an answer. Output up to 256 MiB. */
   attempt(args: string[], deadlineMs = 180_000): Promise<RunResult> {
-    return run([tool("crictl"), "--config", join(this.dir, "crictl.yaml"), ...args], {
+    return run([this.path, ...this.args(...args)], {
       deadlineMs,
       maxOutput: 256 << 20,
       okCodes: Array.from({ length: 256 }, (_, code) => code),

@@ -122,7 +122,8 @@ impl Cgroups {
         }
     }
 
-    fn base(&self) -> PathBuf {
+    /// The folder of all that the agent runs.
+    pub fn base(&self) -> PathBuf {
         match self {
             Cgroups::Full { mount, base } => mount.join(base),
             Cgroups::Bare { base } => base.clone(),

@@ -29,6 +29,7 @@ pub mod net;
 pub mod oom;
 pub mod pb;
 pub mod reaper;
+pub mod resize;
 pub mod ring;
 pub mod rootfs;
 pub mod sandbox;

@@ -7,7 +7,7 @@ use crate::container::{create, output, remove, signal, start, update};
 use crate::fail::{internal, invalid, precondition, Doing};
 use crate::pb::agent::v1::agent_server::Agent as Contract;
 use crate::pb::agent::v1::*;
-use crate::{crun, dial, events, exec, log, sandbox, shutdown, stats, sys, volume};
+use crate::{crun, dial, events, exec, log, resize, sandbox, shutdown, stats, sys, volume};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,6 +72,7 @@ impl Contract for Service {
                 "volumes",
                 "user-namespace",
                 "apparmor",
+                "resize",
                 mode,
             ]
             .map(String::from)
@@ -145,10 +146,11 @@ impl Contract for Service {
         let UpdateContainerRequest {
             container_id,
             resources,
+            oom_score_adj,
         } = request.into_inner();
         let resources = resources.ok_or_else(|| invalid("resources: wanted some, found none"))?;
         let work = |agent: Arc<Agent>| async move {
-            update::update(&agent, &container_id, &resources)
+            update::update(&agent, &container_id, &resources, oom_score_adj)
                 .await
                 .map(|()| UpdateContainerResponse {})
         };
@@ -304,6 +306,12 @@ impl Contract for Service {
         stats::stats(&self.agent, &request.into_inner().container_ids)
             .await
             .map(Response::new)
+    }
+
+    async fn resize(&self, request: Request<ResizeRequest>) -> Answer<ResizeResponse> {
+        let request = request.into_inner();
+        self.to_the_end("Resize", |agent| async move { resize::resize(&agent, request).await })
+            .await
     }
 
     async fn shutdown(&self, request: Request<ShutdownRequest>) -> Answer<ShutdownResponse> {

@@ -58,6 +58,11 @@ pub fn now_ns() -> i64 {
     clock_ns(libc::CLOCK_REALTIME)
 }
 
+/// CPUs that run.
+pub fn cpus_online() -> u32 {
+    unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }.max(1) as u32
+}
+
 /// A pipe, both ends close-on-exec: (read, write).
 pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut fds = [0; 2];

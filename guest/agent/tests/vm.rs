@@ -350,6 +350,7 @@ async fn resources(client: &mut Client) {
     let request = UpdateContainerRequest {
         container_id: "limits".into(),
         resources: Some(update),
+        oom_score_adj: None,
     };
     client.update_container(request).await.unwrap();
     shell(client, "limits", "head -c 1000000 /dev/zero > /tmp/x").await;

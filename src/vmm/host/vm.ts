@@ -68,6 +68,17 @@ export class HostVm implements Vm {
     );
   }
 
+  checkSize(): void {
+    throw new PodvmError(
+      "failed_precondition",
+      "a pod without a VM has the host's memory and CPUs: limit its containers",
+    );
+  }
+
+  async resize(): Promise<void> {
+    this.checkSize();
+  }
+
   async pause(): Promise<void> {
     throw new PodvmError("unimplemented", "a pod without a VM cannot be paused");
   }

@@ -38,7 +38,7 @@ export function createQemuVmm(options: QemuOptions): Vmm {
 
 class QemuVmm implements Vmm {
   readonly name = "qemu";
-  readonly capabilities = { hotplugBlock: true, resize: false, snapshot: false, pause: true, hostKernel: false };
+  readonly capabilities = { hotplugBlock: true, resize: true, snapshot: false, pause: true, hostKernel: false };
   readonly #options: QemuOptions;
   #status?: Promise<VmmStatus>;
   #accelerator?: Promise<AcceleratorChoice>;

@@ -32,7 +32,7 @@ export function qemuArguments({ spec, guest, accelerator, console }: CommandOpti
     // spawn=deny: no fork, no exec; resourcecontrol=deny: no affinity or scheduler changes.
     ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
     machine(spec, accelerator),
-    ["-kernel", guest.kernel, "-initrd", guest.initrd, "-append", cmdline(guest.cmdline, accelerator, console)],
+    ["-kernel", guest.kernel, "-initrd", guest.initrd, "-append", cmdline(spec, guest.cmdline, accelerator, console)],
     ["-chardev", `socket,id=qmp,fd=${FD.qmp},server=on,wait=off`, "-mon", "chardev=qmp,mode=control"],
     // A clone of a template gets another generation id, and the guest's kernel reseeds.
     ["-device", "vmgenid,id=gen0,guid=auto"],
@@ -60,12 +60,27 @@ function machine(spec: VmSpec, accelerator: Accelerator): string[] {
     ...["-M", `pc,memory-backend=mem0,${off.map((name) => `${name}=off`).join(",")}`],
     ...["-global", "PIIX4_PM.disable_s3=1", "-global", "PIIX4_PM.disable_s4=1"],
     ...acceleration(spec, accelerator),
-    ...["-m", `size=${spec.memoryMib}M`],
+    ...["-m", memory(spec)],
     // A backend object and not plain -m: a template's memory is the same object with a file behind it.
     ...["-object", `memory-backend-ram,id=mem0,size=${spec.memoryMib}M,share=off,merge=off,dump=off`],
-    ...["-smp", `cpus=${spec.vcpus},sockets=1,cores=${spec.vcpus},threads=1`],
+    ...["-smp", cpus(spec, accelerator)],
     ...["-rtc", "base=utc,clock=host,driftfix=none"],
   ];
+}
+
+/** Room for a virtio-mem device: no slots, so no ACPI memory devices and no NUMA node that would come with them. */
+function memory({ memoryMib, maxMemoryMib = 0 }: VmSpec): string {
+  return `size=${memoryMib}M${maxMemoryMib > memoryMib ? `,maxmem=${maxMemoryMib}M` : ""}`;
+}
+
+/**
+ * With room for more. Linux does not know TCG for a hypervisor, and of what it takes for hardware it does not believe that CPUs can be added: under
+ * TCG all are there from the beginning, and the kernel is told how many to start (see cmdline). The others wait, at no cost.
+ */
+function cpus({ vcpus, maxVcpus = 0 }: VmSpec, accelerator: Accelerator): string {
+  const most = Math.max(vcpus, maxVcpus);
+  const count = accelerator === "tcg" || most === vcpus ? `cpus=${most}` : `cpus=${vcpus},maxcpus=${most}`;
+  return `${count},sockets=1,cores=${most},threads=1`;
 }
 
 function acceleration(spec: VmSpec, accelerator: Accelerator): string[] {
@@ -98,10 +113,11 @@ function network({ network }: VmSpec): string[] {
 }
 
 /** Later words win. */
-function cmdline(base: string, accelerator: Accelerator, console: boolean): string {
+function cmdline({ vcpus, maxVcpus = 0 }: VmSpec, base: string, accelerator: Accelerator, console: boolean): string {
   const words = [base];
   // Against speculation of a processor that an emulated one does not have; its return trampolines alone cost a fifth of the guest's time.
   if (accelerator === "tcg") words.push("mitigations=off");
+  if (accelerator === "tcg" && maxVcpus > vcpus) words.push(`maxcpus=${vcpus}`);
   if (console) words.push("console=ttyS0 8250.nr_uarts=1 loglevel=7 ignore_loglevel");
   return words.join(" ");
 }

@@ -33,7 +33,7 @@ export function launchDocument(options: CommandOptions & { cgroups: string[] }):
       ],
       devices: ["/dev/null", "/dev/urandom", ...(accelerator === "kvm" ? ["/dev/kvm"] : [])],
     },
-    rlimits: { nofile: OPEN_FILES, nproc: spec.vcpus + THREADS_BESIDE_CPUS, memlock: 0 },
+    rlimits: { nofile: OPEN_FILES, nproc: Math.max(spec.vcpus, spec.maxVcpus ?? 0) + THREADS_BESIDE_CPUS, memlock: 0 },
     oomScoreAdj: 0,
     // Under KVM they save the guest's page walks; TCG has little of them and pays with the whole of the guest's memory.
     hugePages: accelerator === "kvm",

@@ -5,7 +5,7 @@ import { PodvmError } from "../../host/errors.js";
 import { KeyedLock } from "../../host/keyed-lock.js";
 import type { Logger } from "../../host/log.js";
 import { isAlive, type ProcessRef, processStat } from "../../host/process.js";
-import type { DiskSpec, HostCost, LinkAddress, Vm, VmExit, VmSpec } from "../vmm.js";
+import type { DiskSpec, HostCost, LinkAddress, Vm, VmExit, VmSize, VmSpec } from "../vmm.js";
 import {
   blockDevice,
   blockNode,
@@ -20,6 +20,7 @@ import {
 import { exitReason, type Shutdown } from "./exit-reason.js";
 import { agentSocket, qmpSocket } from "./paths.js";
 import { Qmp, QmpRefused } from "./qmp.js";
+import { checkSize, resizeCpus, resizeMemory } from "./resize.js";
 
 const COMMAND_MS = 5_000;
 
@@ -72,6 +73,19 @@ export class QemuVm implements Vm {
 
   detachBlock(serial: string, deadlineMs: number): Promise<void> {
     return this.#locks.run(serial, () => this.#detach(serial, deadlineMs));
+  }
+
+  checkSize(size: VmSize): void {
+    checkSize(this.spec, size);
+  }
+
+  resize(size: VmSize, deadlineMs: number): Promise<void> {
+    return this.#locks.run("size", async () => {
+      checkSize(this.spec, size);
+      const execute: Qmp["execute"] = (command, args, ms) => this.#qmp.execute(command, args, ms);
+      await resizeMemory(execute, this.spec, size.memoryMib, deadlineMs);
+      await resizeCpus(execute, size.vcpus, deadlineMs);
+    });
   }
 
   async pause(): Promise<void> {

@@ -54,6 +54,7 @@ bin_dirs = ["/b1", "/b2"]
 accelerator = "tcg"
 default_memory_mib = 256
 default_vcpus = 2
+max_vcpus = 4
 guest_reserve_mib = 100
 scratch_gib = 3
 uid_base = 3000000
@@ -89,6 +90,7 @@ sockets = ["/run/a.sock"]
       accelerator: "tcg",
       defaultMemoryMib: 256,
       defaultVcpus: 2,
+      maxVcpus: 4,
       guestReserveMib: 100,
       scratchGib: 3,
       uidBase: 3_000_000,

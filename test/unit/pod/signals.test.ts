@@ -1,6 +1,6 @@
 import test from "ava";
 import { hasCode } from "../../../src/host/errors.js";
-import { signalNumber } from "../../../src/pod/signals.js";
+import { signalName, signalNumber } from "../../../src/pod/signals.js";
 
 test("signals as images and CRI write them", (t) => {
   for (const [text, number] of [
@@ -17,6 +17,13 @@ test("signals as images and CRI write them", (t) => {
   ] as const) {
     t.is(signalNumber(text), number, text);
   }
+});
+
+test("numbers as CRI names them", (t) => {
+  const names = [1, 6, 9, 15, 34, 37, 49, 50, 62, 64].map(signalName);
+  const real = ["SIGRTMIN", "SIGRTMINPLUS3", "SIGRTMINPLUS15", "SIGRTMAXMINUS14", "SIGRTMAXMINUS2", "SIGRTMAX"];
+  t.deepEqual(names, ["SIGHUP", "SIGABRT", "SIGKILL", "SIGTERM", ...real]);
+  t.is(signalName(99), undefined);
 });
 
 test("anything else is refused", (t) => {

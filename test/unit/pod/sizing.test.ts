@@ -1,10 +1,11 @@
+import { availableParallelism, totalmem } from "node:os";
 import test from "ava";
 import { hasCode } from "../../../src/host/errors.js";
-import { sizeOf } from "../../../src/pod/sizing.js";
+import { roomFor, sizeOf } from "../../../src/pod/sizing.js";
 import type { PodConfig, Resources } from "../../../src/pod/types.js";
 import { UidPool } from "../../../src/pod/uid-pool.js";
 
-const sizing = { defaultMemoryMib: 512, defaultVcpus: 1, guestReserveMib: 64 };
+const sizing = { defaultMemoryMib: 512, defaultVcpus: 1, guestReserveMib: 64, maxVcpus: 32 };
 
 function pod(resources?: Resources): PodConfig {
   return {
@@ -34,6 +35,17 @@ test("limits give exactly what they say, CPUs rounded up, plus the guest's reser
   t.deepEqual(sizeOf(pod(limits), sizing), { memoryMib: 101 + 64, vcpus: 2 });
   t.is(sizeOf(pod({ cpuQuota: 800_000, cpuPeriod: 100_000 }), sizing).vcpus, 8);
   t.is(sizeOf(pod({ cpuQuota: -1 }), sizing).vcpus, 1);
+});
+
+test("a VM may grow to what the node has, or to what is configured, never to less than it begins with", (t) => {
+  const room = roomFor({ memoryMib: 512, vcpus: 1 }, sizing);
+  t.true(room.maxMemoryMib >= 512 && room.maxMemoryMib <= Math.floor(totalmem() / 2 ** 20));
+  t.is(room.maxVcpus, Math.min(availableParallelism(), 32));
+  t.is(roomFor({ memoryMib: 512, vcpus: 1 }, { ...sizing, maxVcpus: 1 }).maxVcpus, 1);
+  t.like(roomFor({ memoryMib: 2 ** 30, vcpus: 200 }, { ...sizing, maxVcpus: 6 }), {
+    maxMemoryMib: 2 ** 30,
+    maxVcpus: 200,
+  });
 });
 
 test("more than the node has is refused", (t) => {

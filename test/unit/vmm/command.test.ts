@@ -58,6 +58,20 @@ test("memory and CPUs are exactly those of the spec", (t) => {
   t.true(values(args, "-smp")[0]?.startsWith("cpus=3,"));
 });
 
+test("with room to grow the VM begins as without, in memory and CPUs", (t) => {
+  const room = { memoryMib: 300, vcpus: 1, maxMemoryMib: 4096, maxVcpus: 4 };
+  t.deepEqual(values(build(room), "-m"), ["size=300M,maxmem=4096M"]);
+  t.deepEqual(values(build(room, "kvm"), "-smp"), ["cpus=1,maxcpus=4,sockets=1,cores=4,threads=1"]);
+  t.deepEqual(values(build(room, "kvm"), "-append"), ["quiet"]);
+  // Under TCG Linux takes no CPUs that come later: all are there, and it starts as many as it is told.
+  t.deepEqual(values(build(room), "-smp"), ["cpus=4,sockets=1,cores=4,threads=1"]);
+  t.deepEqual(values(build(room), "-append"), ["quiet mitigations=off maxcpus=1"]);
+  t.deepEqual(values(build(room), "-accel"), ["tcg,thread=single,tb-size=32"]);
+  const full = { memoryMib: 300, vcpus: 2, maxMemoryMib: 300, maxVcpus: 2 };
+  t.deepEqual(values(build(full), "-m"), ["size=300M"]);
+  t.deepEqual(values(build(full), "-append"), ["quiet mitigations=off"]);
+});
+
 test("the NIC has the pod's address and MTU; without network there is none", (t) => {
   const network = { netns: "/n", tap: "tap0", mac: "02:00:00:00:00:01", mtu: 1450 };
   const nic = values(build({ network }), "-device").find((device) => device.startsWith("virtio-net-pci"));

@@ -1,16 +1,17 @@
 //! UpdateContainer: resources of a running container, written to its cgroup.
 
 use crate::agent::Agent;
+use crate::cgroup;
 use crate::cgroup_v1;
-use crate::fail::{invalid, precondition, Doing};
+use crate::fail::{internal, invalid, precondition, Doing};
 use crate::pb::oci::v1::Resources;
 use std::fs;
 use std::io;
 use std::path::Path;
 use tonic::Status;
 
-/// Applies the fields that are present. The first that cannot be applied ends it; the message names it.
-pub async fn update(agent: &Agent, id: &str, resources: &Resources) -> Result<(), Status> {
+/// Applies the fields that are present. What can be known to fail is found before anything is changed; the message names it.
+pub async fn update(agent: &Agent, id: &str, resources: &Resources, oom_score_adj: Option<i32>) -> Result<(), Status> {
     let _lock = agent.containers.lock(id).await;
     let container = agent.containers.get(id)?;
     if container.exit_record().is_some() {
@@ -20,15 +21,69 @@ pub async fn update(agent: &Agent, id: &str, resources: &Resources) -> Result<()
         return cgroup_v1::update(&container.cgroups_v1, resources).doing(|| "resources");
     }
     let dir = &container.cgroup;
-    for (file, value) in settings(resources, &current(dir))? {
-        if !dir.join(&file).exists() {
+    let settings = settings(resources, &current(dir))?;
+    for (file, value) in &settings {
+        if !dir.join(file).exists() {
             return Err(precondition(format!(
                 "the cgroup has no {file}: its controller is not available here"
             )));
         }
-        fs::write(dir.join(&file), &value).doing(|| format!("{file} = {value:?}"))?;
+        if file == "cpuset.cpus" {
+            check_cpus(value, &fs::read_to_string(ONLINE).doing(|| ONLINE)?)?;
+        }
+    }
+    for (file, value) in settings {
+        fs::write(dir.join(&file), &value).map_err(|e| refused(&file, &value, &e))?;
+    }
+    if let Some(score) = oom_score_adj {
+        for pid in cgroup::processes(dir) {
+            match fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound && e.raw_os_error() != Some(libc::ESRCH) => {
+                    return Err(refused("oom_score_adj", &score.to_string(), &e));
+                }
+                _ => {}
+            }
+        }
     }
     Ok(())
+}
+
+const ONLINE: &str = "/sys/devices/system/cpu/online";
+
+/// The kernel's no to a value is the caller's mistake, other errors are not.
+fn refused(file: &str, value: &str, error: &io::Error) -> Status {
+    match error.raw_os_error() {
+        Some(libc::EINVAL | libc::ERANGE | libc::ENODEV) => invalid(format!(
+            "{file} = {value:?}: the guest's kernel does not take it: {error}"
+        )),
+        Some(libc::EBUSY) => precondition(format!("{file} = {value:?}: {error}: the container uses more")),
+        _ => internal(format!("{file} = {value:?}"), error),
+    }
+}
+
+/// Both are lists as cpuset(7) writes them: "0-2,5".
+fn check_cpus(wanted: &str, online: &str) -> Result<(), Status> {
+    let wrong = || invalid(format!("cpuset.cpus: wanted a list such as 0-2,5, found {wanted:?}"));
+    let online_list = ranges(online.trim()).unwrap_or_default();
+    for (first, last) in ranges(wanted).ok_or_else(wrong)? {
+        let there = |cpu: u32| online_list.iter().any(|(from, to)| (*from..=*to).contains(&cpu));
+        if let Some(cpu) = (first..=last).find(|cpu| !there(*cpu)) {
+            return Err(invalid(format!(
+                "cpuset.cpus = {wanted:?}: the pod's VM has no CPU {cpu}; it has {}",
+                online.trim()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn ranges(list: &str) -> Option<Vec<(u32, u32)>> {
+    let one = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        (first <= last && last < 8192).then_some((first, last))
+    };
+    list.split(',').map(one).collect()
 }
 
 /// What new values depend on.
@@ -39,6 +94,8 @@ struct Current {
     cpu_quota: Option<u64>,
     /// Bytes; None: no limit.
     memory_limit: Option<u64>,
+    /// In use, and not to be had back by dropping page cache.
+    memory_held: u64,
 }
 
 fn current(dir: &Path) -> Current {
@@ -51,7 +108,14 @@ fn current(dir: &Path) -> Current {
         cpu_period,
         cpu_quota,
         memory_limit: text("memory.max").ok().and_then(|m| m.trim().parse().ok()),
+        memory_held: held(&text("memory.stat").unwrap_or_default()),
     }
+}
+
+/// There is no swap: what processes have and what lies in tmpfs stays.
+fn held(memory_stat: &str) -> u64 {
+    let of = |key| cgroup::value(memory_stat, key).unwrap_or(0);
+    of("anon") + of("shmem")
 }
 
 /// Files of the cgroup and what is written to them, in order. Pure.
@@ -77,6 +141,12 @@ fn settings(resources: &Resources, current: &Current) -> Result<Vec<(String, Str
             set("memory.low", or_max(reservation));
         }
         if let Some(limit) = memory.limit.filter(|l| *l != 0) {
+            if u64::try_from(limit).is_ok_and(|limit| limit < current.memory_held) {
+                return Err(precondition(format!(
+                    "memory.max: wanted {limit} bytes, but the container holds {} that it cannot give back; its processes would be killed",
+                    current.memory_held
+                )));
+            }
             set("memory.max", or_max(limit));
         }
     }
@@ -202,6 +272,34 @@ mod tests {
             &Current::default()
         )
         .is_err());
+    }
+
+    #[test]
+    fn cpus_that_are_not_there() {
+        assert!(check_cpus("0-1", "0-1\n").is_ok());
+        assert!(check_cpus("1,3", "0-1,3\n").is_ok());
+        for wrong in ["2", "0-2", "x", "", "1-0", "0-99999999"] {
+            assert!(check_cpus(wrong, "0-1\n").is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_below_what_is_held_is_refused() {
+        let memory = Memory {
+            limit: Some(100),
+            swap: None,
+            reservation: None,
+        };
+        let resources = Resources {
+            memory: Some(memory),
+            ..Default::default()
+        };
+        let held = |memory_held| Current {
+            memory_held,
+            ..Default::default()
+        };
+        assert!(settings(&resources, &held(101)).is_err());
+        assert!(settings(&resources, &held(100)).is_ok());
     }
 
     #[test]

@@ -1,15 +1,21 @@
 //! The guest as a whole.
 
 use crate::agent::Agent;
-use crate::cgroup::value;
+use crate::cgroup::{processes as processes_of, value};
 use crate::pb::agent::v1::{GuestStats, InterfaceStats};
+use crate::stats::pressure;
 use crate::sys::{self, now_ns};
 use std::fs;
 use std::mem;
+use std::path::Path;
 
 pub fn stats(agent: &Agent) -> GuestStats {
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let (scratch_used, scratch_total) = scratch(agent);
+    let scratch = scratch(agent);
+    let vmstat = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let containers = agent.setup.cgroups.base();
+    let anon = fs::read_to_string(containers.join("memory.stat")).unwrap_or_default();
+    let pressure = |kind: &str| pressure::read(&Path::new("/proc/pressure").join(kind));
     GuestStats {
         time_ns: now_ns(),
         cpu_usage_ns: cpu_usage(),
@@ -18,8 +24,19 @@ pub fn stats(agent: &Agent) -> GuestStats {
         processes: processes(),
         interfaces: interfaces(&network_devices(agent)),
         agent_rss: meminfo(&fs::read_to_string("/proc/self/status").unwrap_or_default(), "VmRSS"),
-        scratch_used,
-        scratch_total,
+        scratch_used: scratch.used,
+        scratch_total: scratch.total,
+        scratch_inodes_total: scratch.inodes_total,
+        scratch_inodes_free: scratch.inodes_free,
+        memory_free: meminfo(&memory, "MemFree"),
+        memory_rss: value(&anon, "anon").unwrap_or(0),
+        memory_page_faults: value(&vmstat, "pgfault").unwrap_or(0),
+        memory_major_page_faults: value(&vmstat, "pgmajfault").unwrap_or(0),
+        container_processes: processes_of(&containers).len() as u64,
+        cpus: sys::cpus_online(),
+        cpu_pressure: pressure("cpu"),
+        memory_pressure: pressure("memory"),
+        io_pressure: pressure("io"),
     }
 }
 
@@ -88,29 +105,44 @@ fn interfaces(text: &str) -> Vec<InterfaceStats> {
             Some(InterfaceStats {
                 name: name.trim().into(),
                 rx_bytes: *fields.first()?,
+                rx_packets: *fields.get(1)?,
                 rx_errors: *fields.get(2)?,
+                rx_dropped: *fields.get(3)?,
                 tx_bytes: *fields.get(8)?,
+                tx_packets: *fields.get(9)?,
                 tx_errors: *fields.get(10)?,
+                tx_dropped: *fields.get(11)?,
             })
         })
         .filter(|i| i.name != "lo")
         .collect()
 }
 
-/// (used, total) bytes.
-fn scratch(agent: &Agent) -> (u64, u64) {
+/// What the containers' writable layers share.
+#[derive(Default)]
+struct Scratch {
+    /// Bytes.
+    used: u64,
+    total: u64,
+    inodes_total: u64,
+    inodes_free: u64,
+}
+
+fn scratch(agent: &Agent) -> Scratch {
     let Ok(path) = sys::cpath(&agent.setup.scratch()) else {
-        return (0, 0);
+        return Scratch::default();
     };
     let mut stat: libc::statvfs = unsafe { mem::zeroed() };
     if unsafe { libc::statvfs(path.as_ptr(), &mut stat) } < 0 {
-        return (0, 0);
+        return Scratch::default();
     }
     let unit = stat.f_frsize as u64;
-    (
-        (stat.f_blocks as u64).saturating_sub(stat.f_bfree as u64) * unit,
-        stat.f_blocks as u64 * unit,
-    )
+    Scratch {
+        used: (stat.f_blocks as u64).saturating_sub(stat.f_bfree as u64) * unit,
+        total: stat.f_blocks as u64 * unit,
+        inodes_total: stat.f_files as u64,
+        inodes_free: stat.f_ffree as u64,
+    }
 }
 
 #[cfg(test)]
@@ -125,12 +157,21 @@ mod tests {
 
     #[test]
     fn interfaces_without_loopback() {
-        let text = "Inter-|   Receive\n face |bytes\n    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  eth0: 10 1 2 0 0 0 0 0 30 1 4 0 0 0 0 0\n";
+        let text = "Inter-|   Receive\n face |bytes\n    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  eth0: 10 1 2 5 0 0 0 0 30 1 4 6 0 0 0 0\n";
         let list = interfaces(text);
         assert_eq!(list.len(), 1);
         assert_eq!(
             (list[0].rx_bytes, list[0].rx_errors, list[0].tx_bytes, list[0].tx_errors),
             (10, 2, 30, 4)
+        );
+        assert_eq!(
+            (
+                list[0].rx_packets,
+                list[0].rx_dropped,
+                list[0].tx_packets,
+                list[0].tx_dropped
+            ),
+            (1, 5, 1, 6)
         );
     }
 
