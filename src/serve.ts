@@ -108,8 +108,14 @@ export async function serve({ config, configPath }: ServeOptions): Promise<void>
     watchVm: (pod, vm) => watchVm(pods, pod, vm, podvmVersion()),
   };
   const metrics = new Metrics(() => ({
-    podsReady: registry.pods().filter((pod) => pod.ready).length,
-    podsNotReady: registry.pods().filter((pod) => !pod.ready).length,
+    pods: backends.all().flatMap(({ name: backend }) => {
+      const own = registry.pods().filter((pod) => pod.document.vmm === backend);
+      const ready = own.filter((pod) => pod.ready).length;
+      return [
+        { backend, state: "ready" as const, count: ready },
+        { backend, state: "notready" as const, count: own.length - ready },
+      ];
+    }),
     containersRunning: registry.containers().filter((container) => container.running).length,
     images: images.list().length,
   }));

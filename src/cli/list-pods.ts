@@ -15,8 +15,9 @@ export interface ListedPod {
   createdNs: bigint;
   handler: string;
   ips: string[];
-  /** Process id of the VMM, where it runs. */
+  /** Process id of the VMM, or of the agent of a pod without one, where it runs. */
   vmPid?: number;
+  /** Which backend: "host" is a pod without a virtual machine. */
   vmm?: string;
   memoryMib?: number;
   vcpus?: number;
@@ -57,7 +58,8 @@ const head = [
   "STATE",
   "AGE",
   "IP",
-  "VM PID",
+  "VMM",
+  "PID",
   "HANDLER",
   "CONTAINER",
   "NAME",
@@ -72,6 +74,7 @@ function rows(pod: ListedPod): string[][] {
     pod.state,
     age(pod.createdNs),
     pod.ips[0] ?? "-",
+    pod.vmm ?? "-",
     pod.vmPid === undefined ? "-" : String(pod.vmPid),
     pod.handler || "-",
   ];

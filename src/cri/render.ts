@@ -66,7 +66,11 @@ export function renderPodStatus(pod: Pod): PodSandboxStatus {
     network: { ip, additionalIps: others.map((address) => ({ ip: address })) },
     linux: {
       namespaces: {
-        options: { network: NamespaceMode.POD, ipc: NamespaceMode.POD, pid: PID_MODES[pod.document.config.pidMode] },
+        options: {
+          network: pod.document.vm.hostNamespaces?.includes("network") ? NamespaceMode.NODE : NamespaceMode.POD,
+          ipc: pod.document.vm.hostNamespaces?.includes("ipc") ? NamespaceMode.NODE : NamespaceMode.POD,
+          pid: PID_MODES[pod.document.config.pidMode],
+        },
       },
     },
   });

@@ -37,6 +37,8 @@ export interface Image {
 export interface ImageDevice {
   imageId: string;
   extents: { path: string; bytes: number }[];
+  /** Where who needs all of it as one file may put that, by rename and for others to find; it counts to the image and goes with it. */
+  wholePath?: string;
 }
 
 /** CRI AuthConfig, already parsed. */

@@ -123,17 +123,21 @@ class FileImageStore implements ImageStore {
         `files of image ${imageId} are missing under ${this.files.root}; remove and pull it again`,
       );
     }
-    return { imageId, extents: this.extents(image) };
+    return { imageId, extents: this.extents(image), wholePath: this.files.imageWhole(imageId) };
   }
 
   async usage(): Promise<ImageFsUsage> {
     const { layers, bytes } = this.layers.totals();
     const images = this.catalog.all();
     const indexes = images.reduce((sum, { indexBytes }) => sum + indexBytes, 0);
+    const found = await Promise.all(
+      images.map(({ imageId }) => stat(this.files.imageWhole(imageId)).catch(() => undefined)),
+    );
+    const wholes = found.flatMap((whole) => whole?.size ?? []);
     return {
       mountpoint: this.files.root,
-      usedBytes: bytes + indexes,
-      inodesUsed: layers * 3 + images.length * 2 + 1, // .tar .entries .json; .erofs .json; names.json
+      usedBytes: wholes.reduce((sum, size) => sum + size, bytes + indexes),
+      inodesUsed: layers * 3 + images.length * 2 + wholes.length + 1, // .tar .entries .json; .erofs .json .whole; names.json
     };
   }
 

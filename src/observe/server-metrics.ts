@@ -9,8 +9,8 @@ const rpcBounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 const sampleMs = 100;
 
 export interface Counts {
-  podsReady: number;
-  podsNotReady: number;
+  /** By backend and state. */
+  pods: { backend: string; state: "ready" | "notready"; count: number }[];
   containersRunning: number;
   images: number;
 }
@@ -23,7 +23,10 @@ export class Metrics {
   );
   private readonly started = Date.now() / 1000;
   private readonly loop: IntervalHistogram = monitorEventLoopDelay({ resolution: sampleMs });
-  private readonly pods = new Gauge("podvm_pods", "Pod sandboxes by state.");
+  private readonly pods = new Gauge(
+    "podvm_pods",
+    "Pod sandboxes by backend (host: without a virtual machine) and state.",
+  );
   private readonly containers = new Gauge("podvm_containers_running", "Running containers.");
   private readonly images = new Gauge("podvm_images", "Images in the store.");
   private readonly rss = new Gauge("podvm_resident_memory_bytes", "Resident set size of the server process.", () =>
@@ -53,8 +56,7 @@ export class Metrics {
   render(): string {
     const counts = this.counts?.();
     if (counts) {
-      this.pods.set(counts.podsReady, { state: "ready" });
-      this.pods.set(counts.podsNotReady, { state: "notready" });
+      for (const { count, ...labels } of counts.pods) this.pods.set(count, labels);
       this.containers.set(counts.containersRunning);
       this.images.set(counts.images);
     }

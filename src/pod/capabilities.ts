@@ -1,3 +1,5 @@
+import { readFile } from "node:fs/promises";
+import { PodvmError } from "../host/errors.js";
 import type { SecurityConfig } from "./types.js";
 
 /** Linux capabilities in the order of their numbers (capability.h), to CAP_CHECKPOINT_RESTORE. */
@@ -83,4 +85,28 @@ export function capabilitiesOf(security: SecurityConfig): { granted: string[]; a
 export function unknownCapability(security: SecurityConfig): string | undefined {
   const named = [...security.addCapabilities, ...security.dropCapabilities, ...security.addAmbientCapabilities];
   return named.find((name) => name !== "ALL" && !ALL.includes(name));
+}
+
+/**
+ * What of the granted can be given on the host: no process there gets more than the server itself has (a service manager may bound it), so
+ * "all" means all of these. One that was asked for by name and is not among them is refused.
+ */
+export async function withinHost(security: SecurityConfig, granted: readonly string[]): Promise<string[]> {
+  const held = heldCapabilities(await readFile("/proc/self/status", "utf8"));
+  const missing = [...security.addCapabilities, ...security.addAmbientCapabilities].find(
+    (name) => name !== "ALL" && !held.has(name),
+  );
+  if (missing && !security.privileged) {
+    throw new PodvmError(
+      "failed_precondition",
+      `security_context.capabilities: ${missing} cannot be given to a pod on the host, since the server has not got it itself`,
+    );
+  }
+  return granted.filter((name) => held.has(name));
+}
+
+/** The permitted set of a /proc/PID/status. */
+export function heldCapabilities(status: string): Set<string> {
+  const mask = BigInt(`0x${/^CapPrm:\s*([0-9a-f]+)/m.exec(status)?.[1] ?? "0"}`);
+  return new Set(ALL.filter((_, number) => (mask >> BigInt(number)) & 1n));
 }

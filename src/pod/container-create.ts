@@ -1,7 +1,7 @@
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { CreateContainerRequest, Device, PidNamespace, UserSpec } from "../gen/agent/v1/agent.js";
-import type { Mount } from "../gen/oci/v1/spec.js";
+import type { Mount, Spec } from "../gen/oci/v1/spec.js";
 import { PodvmError } from "../host/errors.js";
 import { newId } from "../host/ids.js";
 import { UndoStack } from "../host/undo.js";
@@ -9,6 +9,7 @@ import type { Image } from "../image/image.js";
 import { type HostVolumes, hostVolumes } from "../volume/host-binds.js";
 import { imageSerial } from "../volume/image.js";
 import type { PreparedVolumes } from "../volume/pod-volumes.js";
+import { withinHost } from "./capabilities.js";
 import { Container } from "./container.js";
 import { checkUserNamespace, securityFields } from "./container-security.js";
 import type { PodContext } from "./context.js";
@@ -76,9 +77,7 @@ export async function createContainer(ctx: PodContext, podId: string, config: Co
       });
       const volumes = await prepareVolumes(pod, container, onHost, undo);
       request.spec = spec(volumes.mounts);
-      if (volumes.rootfsPropagation && request.spec.linux) {
-        request.spec.linux.rootfsPropagation = volumes.rootfsPropagation;
-      }
+      if (onHost) await adaptToHost(request.spec, config, volumes.rootfsPropagation ?? "");
       request.devices = volumes.devices.map((device) => Device.fromPartial(device));
       await makeInGuest(ctx, pod, container, request, image, undo);
       return container;
@@ -90,6 +89,16 @@ export async function createContainer(ctx: PodContext, podId: string, config: Co
       throw err;
     }
   });
+}
+
+/** What the host's kernel asks of a specification that was made for a guest's. */
+async function adaptToHost({ process, linux }: Spec, config: ContainerConfig, propagation: string): Promise<void> {
+  if (propagation && linux) linux.rootfsPropagation = propagation;
+  const sets = process?.capabilities;
+  if (!sets) return;
+  for (const name of ["bounding", "effective", "permitted", "inheritable", "ambient"] as const) {
+    sets[name] = await withinHost(config.security, sets[name]);
+  }
 }
 
 /** On the host's kernel its files and devices are given as they are; image volumes come the same way everywhere. */

@@ -38,6 +38,7 @@ export async function runSandbox(ctx: PodContext, config: PodConfig): Promise<Po
     try {
       undo.add("pod document", () => ctx.podDocuments.delete(pod.id));
       await ctx.podDocuments.put(pod.document);
+      if (vmm.capabilities.hostKernel) logger.info("the pod runs without a virtual machine");
       await bringUp(ctx, pod, vmm, undo);
       ctx.events.emit("created", pod);
       ctx.events.emit("started", pod);

@@ -46,7 +46,10 @@ async function move(ctx: PodContext, pod: Pod): Promise<void> {
   const { document } = pod;
   const from = ctx.backends.byName(document.vmm);
   const to = ctx.backends.onHost();
-  ctx.logger.info("the pod goes on without its VM: a container wants bidirectional propagation", { pod: pod.id });
+  ctx.logger.info("the pod runs without a virtual machine from now on: a container wants bidirectional propagation", {
+    pod: pod.id,
+    name: `${document.config.namespace}/${document.config.name}`,
+  });
   const { vm, session } = pod;
   pod.vm = undefined; // its death is no news
   pod.session = undefined;

@@ -12,7 +12,7 @@ import { Podvm } from "../support/podvm.js";
 import { projectRoot } from "../support/tools.js";
 import { callTable, callTimes, since } from "./calls.js";
 import { CritestImages, defaultImage } from "./images.js";
-import { localCritest, type Part, type Run, runCritest } from "./run.js";
+import { localCritest, type Run, runCritest } from "./run.js";
 import { abandonedSegments, removeSegments } from "./sysvipc.js";
 import { details, slowest, table, times } from "./table.js";
 import { tapLines } from "./tap.js";
@@ -37,32 +37,21 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
   process.once(signal, () => interrupted.abort()); // critest ends, then everything is taken away as always
 }
 
-/**
- * A pod's request does not tell that one of its containers will want bidirectional propagation: such a pod names the handler "host", as users do with a
- * RuntimeClass.
- */
-const onHost =
-  "[k8s.io] Container Mount Propagation runtime should support mount propagation " +
-  "mount with 'rshared' should support propagation from host to container and vice versa";
-const asked = new RegExp(options.focus).test(onHost) && !(options.skip && new RegExp(options.skip).test(onHost));
-const hostPart: Part[] = asked ? [{ focus: exactly(onHost), args: ["-runtime-handler=host"] }] : [];
-const rest = { focus: options.focus, skips: [exactly(onHost), options.skip] };
-const kinds: Record<string, Part[]> = {
-  serial: [rest, ...hostPart],
-  parallel: [{ ...rest, parallel }, ...hostPart],
-  websocket: [
-    {
-      focus: "Streaming",
-      skips: [options.skip],
-      args: ["-websocket-exec", "-websocket-attach", "-websocket-portforward"],
-    },
-  ],
+const chosen = { focus: options.focus, skip: options.skip };
+const kinds = {
+  serial: chosen,
+  parallel: { ...chosen, parallel },
+  websocket: {
+    focus: "Streaming",
+    skip: options.skip,
+    args: ["-websocket-exec", "-websocket-attach", "-websocket-portforward"],
+  },
 };
 
 const images = await CritestImages.served();
 const podvm = new Podvm({
   mirror: images.url,
-  // What specs ask for the host's network or IPC namespace for; HostPID is the guest's, of which each pod has one of its own.
+  // For the specs of the host's network, IPC namespace and mount propagation; hostPID is the guest's, which each pod has to itself.
   toml: { policy: 'host_namespaces = ["cri-test-namespace*"]\nhost_pid = "guest"\n' },
 });
 const runs: Run[] = [];
@@ -77,12 +66,12 @@ try {
   const { podId } = await podvm.podWith({ image: defaultImage });
   await podvm.removePod(podId);
   const before = await snapshot(podvm);
-  for (const [name, parts] of Object.entries(kinds)) {
+  for (const [name, kind] of Object.entries(kinds)) {
     if (!wanted.includes(name) || interrupted.signal.aborted) continue;
     say(`critest ${name}${name === "parallel" ? `, ${parallel} at a time` : ""} …`);
     const earlier = await calls();
     const shared = { name, podvm, critest, out: options.out, signal: interrupted.signal, deadlineMs: 3_600_000 };
-    const run = await runCritest({ ...shared, parts });
+    const run = await runCritest({ ...shared, ...kind });
     runs.push(run);
     const spent = since(earlier, await calls());
     say(
@@ -99,11 +88,6 @@ try {
   await podvm.destroy();
   await images.close();
   await removeSegments(segments);
-}
-
-/** The regular expression of a text. */
-function exactly(text: string): string {
-  return text.replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&");
 }
 
 async function calls() {

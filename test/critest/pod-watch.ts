@@ -35,7 +35,8 @@ export class PodWatch {
     try {
       while (!this.stopped) {
         const { items } = await call(clients, clients.runtime, "listPodSandbox", { filter: undefined });
-        for (const { id, createdAt } of items.filter((pod) => !this.seen.has(pod.id))) {
+        for (const { id, createdAt } of items) {
+          if (this.seen.get(id)?.vmm === "host") continue; // for good; a VM may still be given up for a host pod
           const request = { podSandboxId: id, verbose: true };
           const answer = await call(clients, clients.runtime, "podSandboxStatus", request).catch(() => undefined);
           if (!answer) continue; // removed meanwhile

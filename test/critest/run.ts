@@ -13,29 +13,23 @@ import { allowedSkips, skipReason } from "./skips.js";
 /** What critest v1.36.0 has compiled in for the image that it pulls by digest. Nobody else can make an image with that digest. */
 const publicDigest = "9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf";
 
-/** One start of critest; a run is one or several of them. */
-export interface Part {
-  /** Regular expressions over whole titles, "" for none. */
-  focus?: string;
-  skips?: string[];
-  /** Specs at a time; 1, the default: serially. */
-  parallel?: number;
-  /** Further arguments of critest. */
-  args?: string[];
-}
-
 export interface RunOptions {
   /** "serial", "parallel" …: the names of its files. */
   name: string;
   podvm: Podvm;
   /** The program as `localCritest` made it. */
   critest: string;
-  /** Folder for logs and reports. */
+  /** Folder for log and reports. */
   out: string;
-  parts: Part[];
+  /** Regular expressions over whole titles, "" for none. */
+  focus: string;
+  skip: string;
+  /** Specs at a time; 1, the default: serially. */
+  parallel?: number;
+  /** Further arguments of critest. */
+  args?: string[];
   /** Ends critest early. */
   signal: AbortSignal;
-  /** For each part. */
   deadlineMs: number;
 }
 
@@ -67,28 +61,26 @@ export async function localCritest(folder: string, digest: string): Promise<stri
   return path;
 }
 
-/** Every part, one after another. */
 export async function runCritest(options: RunOptions): Promise<Run> {
-  const run: Run = { name: options.name, specs: [], suiteFailures: [], hostPodSpecs: [], pods: [], seconds: 0 };
   const began = Date.now();
-  for (const [index, part] of options.parts.entries()) {
-    if (options.signal.aborted) break;
-    const watch = new PodWatch(options.podvm.socket);
-    const { specs, suiteFailures } = await runPart(options, index, part);
-    const pods = await watch.stop();
-    run.pods.push(...pods);
-    run.specs.push(...specs);
-    run.suiteFailures.push(...suiteFailures);
-    if ((part.parallel ?? 1) === 1) run.hostPodSpecs.push(...hostPodSpecs(specs, pods));
-  }
-  if (options.signal.aborted) run.suiteFailures.push("interrupted");
-  run.seconds = (Date.now() - began) / 1000;
-  return run;
+  const watch = new PodWatch(options.podvm.socket);
+  const report = startAndRead(options);
+  await report.catch(() => {}); // rejects below; the watch ends first
+  const pods = await watch.stop();
+  const { specs, suiteFailures } = await report;
+  if (options.signal.aborted) suiteFailures.push("interrupted");
+  return {
+    name: options.name,
+    specs,
+    suiteFailures,
+    pods,
+    hostPodSpecs: (options.parallel ?? 1) > 1 ? [] : hostPodSpecs(specs, pods),
+    seconds: (Date.now() - began) / 1000,
+  };
 }
 
-async function runPart(options: RunOptions, index: number, part: Part): Promise<Report> {
-  const { podvm, out } = options;
-  const name = index === 0 ? options.name : `${options.name}-${index + 1}`;
+async function startAndRead(options: RunOptions): Promise<Report> {
+  const { name, podvm, out, focus, skip, parallel = 1 } = options;
   // In the server's folder, so that what specs leave mounted or lying there can be told from everything else on the node.
   const temporary = join(podvm.dir, `tmp-${name}`);
   const bin = join(podvm.dir, "bin");
@@ -97,8 +89,6 @@ async function runPart(options: RunOptions, index: number, part: Part): Promise<
   const log = join(out, `${name}.log`);
   const json = join(out, `${name}.json`);
   await rm(json, { force: true });
-  const focus = part.focus ? [`-ginkgo.focus=${part.focus}`] : [];
-  const skips = (part.skips ?? []).filter(Boolean).map((skip) => `-ginkgo.skip=${skip}`);
   const argv = [
     `-runtime-endpoint=unix://${podvm.socket}`,
     `-image-endpoint=unix://${podvm.socket}`,
@@ -106,10 +96,10 @@ async function runPart(options: RunOptions, index: number, part: Part): Promise<
     `-ginkgo.junit-report=${join(out, `${name}.xml`)}`,
     "-ginkgo.no-color",
     "-ginkgo.v",
-    ...focus,
-    ...skips,
-    ...((part.parallel ?? 1) > 1 ? [`-parallel=${part.parallel}`] : []),
-    ...(part.args ?? []),
+    ...(focus ? [`-ginkgo.focus=${focus}`] : []),
+    ...(skip ? [`-ginkgo.skip=${skip}`] : []),
+    ...(parallel > 1 ? [`-parallel=${parallel}`] : []),
+    ...(options.args ?? []),
   ];
   const env = { ...process.env, TMPDIR: temporary, PATH: `${bin}:${process.env.PATH}` };
   const ended = await toFile({ ...options, argv, log, env });
@@ -118,7 +108,7 @@ async function runPart(options: RunOptions, index: number, part: Part): Promise<
     throw new Error(`critest ${ended} and left no report; the end of ${log}:\n${tail}`);
   }
   const { specs, suiteFailures } = readReport(json);
-  const judged = judge(specs, focus.length > 0);
+  const judged = judge(specs, Boolean(focus || skip));
   if (ended !== "ended with 0" && suiteFailures.length === 0 && judged.every((spec) => spec.state !== "failed")) {
     suiteFailures.push(`critest ${ended}: see ${log}`);
   }
@@ -126,15 +116,15 @@ async function runPart(options: RunOptions, index: number, part: Part): Promise<
 }
 
 /**
- * Skipped specs get their reason; one that may not be skipped has failed. Specs that a filter left out have no message: they are not there at all,
- * except, where nothing was `chosen`, those that critest itself always leaves out.
+ * Skipped specs get their reason; one that may not be skipped has failed. What focus or skip left out (`chosen`: there is one) has no message, and is
+ * not there at all.
  */
 function judge(specs: Spec[], chosen: boolean): Spec[] {
   const allowed = allowedSkips();
   return specs.flatMap((spec): Spec[] => {
     if (spec.state !== "skipped") return [spec];
     const reason = skipReason(spec, allowed);
-    if (spec.message === "" && (chosen || reason === undefined)) return [];
+    if (spec.message === "" && chosen) return [];
     if (reason !== undefined) return [{ ...spec, message: reason }];
     return [{ ...spec, state: "failed", message: `skipped itself, which skip.txt does not allow: ${spec.message}` }];
   });

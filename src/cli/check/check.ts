@@ -7,6 +7,7 @@ import { Exit, exitCodes } from "../exit.js";
 import type { CommonOptions } from "../options.js";
 import { printJson } from "../output.js";
 import { type Finding, fail, formatFindings, ok } from "./finding.js";
+import { hostPodFindings } from "./host-pods.js";
 import { cpuFindings, hypervisorFindings } from "./hypervisor.js";
 import { cgroupFinding, networkFindings, tunFinding } from "./kernel.js";
 import {
@@ -45,6 +46,7 @@ async function look(config: Config): Promise<Finding[]> {
     findings.push(...(await assetFindings(assets)), ...(await hypervisorFindings(config, assets)));
     findings.push(...(await networkFindings(config, assets)), await cniFinding(config, assets));
   }
+  if (!("state" in assets)) findings.push(...(await hostPodFindings(config, assets)));
   findings.push(await diskFinding(config), await passableFinding(config), ...(await serverFindings(config)));
   findings.push(...configRelaxations(config), ...(await ksmFinding()));
   return findings;

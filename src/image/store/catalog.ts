@@ -129,6 +129,7 @@ export class Catalog {
       this.images.delete(imageId);
       await this.imageDocuments.delete(id);
       await rm(this.files.imageIndex(imageId), { force: true });
+      await rm(this.files.imageWhole(imageId), { force: true });
     }
   }
 }

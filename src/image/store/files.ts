@@ -7,7 +7,7 @@ import { errno, PodvmError } from "../../host/errors.js";
  * Folders of the store, under <stateDir>/images:
  *
  *   layers/<digest>.tar .entries .json   a layer by diffID; the .json comes last: without it the others are garbage
- *   images/<digest>.erofs .json          an image by id; likewise
+ *   images/<digest>.erofs .json          an image by id; likewise. Beside it .whole, where one was asked for
  *   names/names.json                     which tag and digest references mean which image
  *   tmp/<random>/                        work in progress; emptied at start
  */
@@ -53,6 +53,11 @@ export class StoreFiles {
 
   imageIndex(imageId: string): string {
     return join(this.images, `${fileName(imageId)}.erofs`);
+  }
+
+  /** All of an image's device as one file; made by those who run pods without a VM. */
+  imageWhole(imageId: string): string {
+    return join(this.images, `${fileName(imageId)}.whole`);
   }
 
   /** Removes files of a folder whose name, without its last suffix, is not in `keep`. @returns their names */

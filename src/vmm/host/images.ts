@@ -37,7 +37,7 @@ export class HostImages {
         if (errno(err) !== "EEXIST") throw err;
       });
       if ((await mountsBelow(folder)).length > 0) return;
-      const file = await rawFile(image);
+      const file = await wholeFile(image);
       await mkdir(folder, { recursive: true });
       await mountImage(file, folder, deadlineMs);
     });
@@ -73,12 +73,12 @@ export class HostImages {
   }
 }
 
-/** The image as one file beside its index, made once; it goes with the image (the store removes files of its name). */
-async function rawFile({ imageId, extents }: ImageDevice): Promise<string> {
+/** The image as one file, made once; it is the store's, and goes with the image. */
+async function wholeFile({ imageId, extents, wholePath: path }: ImageDevice): Promise<string> {
   const index = extents[0];
-  if (!index) throw new PodvmError("internal", `image ${imageId} has no extents`);
+  if (!index || !path)
+    throw new PodvmError("internal", `image ${imageId} has no extents, or no place for them as one file`);
   if (extents.length === 1) return index.path;
-  const path = index.path.replace(/\.erofs$/, ".raw");
   const wanted = extents.reduce((sum, { bytes }) => sum + bytes, 0);
   const found = await stat(path).catch(() => undefined);
   if (found?.size === wanted) return path;

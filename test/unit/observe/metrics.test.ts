@@ -32,12 +32,20 @@ test("label values that grow without end are counted under other", (t) => {
 });
 
 test("the server's metrics hold calls, pods and the process", (t) => {
-  const metrics = new Metrics(() => ({ podsReady: 2, podsNotReady: 1, containersRunning: 3, images: 4 }));
+  const metrics = new Metrics(() => ({
+    pods: [
+      { backend: "qemu", state: "ready", count: 2 },
+      { backend: "host", state: "notready", count: 1 },
+    ],
+    containersRunning: 3,
+    images: 4,
+  }));
   t.teardown(() => metrics.close());
   metrics.observeRpc("Version", "OK", 0.002);
   const text = metrics.render();
   t.true(text.includes('podvm_rpc_duration_seconds_count{method="Version",code="OK"} 1'));
-  t.true(text.includes('podvm_pods{state="ready"} 2'));
+  t.regex(text, /^podvm_pods\{(backend="qemu",state="ready"|state="ready",backend="qemu")\} 2$/m);
+  t.regex(text, /^podvm_pods\{(backend="host",state="notready"|state="notready",backend="host")\} 1$/m);
   t.true(text.includes("podvm_containers_running 3"));
   t.regex(text, /^podvm_resident_memory_bytes [1-9]\d+$/m);
 });

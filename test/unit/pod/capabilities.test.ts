@@ -1,5 +1,5 @@
 import test from "ava";
-import { capabilitiesOf, unknownCapability } from "../../../src/pod/capabilities.js";
+import { capabilitiesOf, heldCapabilities, unknownCapability } from "../../../src/pod/capabilities.js";
 import type { SecurityConfig } from "../../../src/pod/types.js";
 
 function security(part: Partial<SecurityConfig>): SecurityConfig {
@@ -54,4 +54,13 @@ test("an ambient capability is granted too", (t) => {
 test("a name that no kernel knows is found", (t) => {
   t.is(unknownCapability(security({ addCapabilities: ["CAP_CHOWN", "CAP_FLY"] })), "CAP_FLY");
   t.is(unknownCapability(security({ dropCapabilities: ["ALL"] })), undefined);
+});
+
+test("what this process holds itself, by the numbers of the kernel", (t) => {
+  t.deepEqual(
+    [...heldCapabilities("Name:\tx\nCapInh:\tff\nCapPrm:\t0000000000000021\nCapEff:\t0\n")],
+    ["CAP_CHOWN", "CAP_KILL"],
+  );
+  t.is(heldCapabilities("CapPrm:\t000001ffffffffff\n").size, 41);
+  t.is(heldCapabilities("").size, 0);
 });
