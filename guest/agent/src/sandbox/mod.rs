@@ -81,10 +81,8 @@ pub async fn configure(agent: &Agent, request: ConfigureSandboxRequest) -> Resul
     if !vm && request.user_namespace.is_some() {
         return Err(precondition("user_namespace: a pod without a VM cannot have one"));
     }
-    if vm {
-        if !request.entropy.is_empty() {
-            clock::add_entropy(&request.entropy).doing(|| "entropy")?;
-        }
+    if vm && !request.entropy.is_empty() {
+        clock::add_entropy(&request.entropy).doing(|| "entropy")?;
     }
     let host = agent.setup.host.as_ref();
     if vm || host.is_some_and(|h| h.own_uts) {
