@@ -1,8 +1,13 @@
 /** The security context in a VM: pid namespaces, sysctls, privileged, user namespaces, profiles. */
+import { spawn } from "node:child_process";
 import { existsSync, readdirSync } from "node:fs";
+import { chmod, chown, writeFile } from "node:fs/promises";
 import { get } from "node:http";
+import { join } from "node:path";
+import { emptyDir } from "../support/kubelet-volumes.js";
 import { busybox, containerConfig, type PodOptions } from "../support/manifests.js";
 import { suite } from "../support/suite.js";
+import { tool } from "../support/tools.js";
 import { until } from "../support/until.js";
 
 const { test, podvm } = suite();
@@ -121,6 +126,10 @@ test("a profile that cannot be given ends the creation with its name", async (t)
   await podvm().removePod(podId);
 });
 
+interface PodStats {
+  stats: { linux: { network: { defaultInterface: { name: string; rxBytes: { value: string } } } } }[];
+}
+
 const SIZE = 65_536;
 const mappings = (host_id: number) => [{ container_id: 0, host_id, length: SIZE }];
 const usernsPod = (more: Record<string, unknown> = {}): PodOptions => ({
@@ -162,6 +171,25 @@ test("a user namespace of the pod: root inside is nobody outside, owns the image
   const answered = await until("port 80 answers", 20_000, () => fetched(`http://${network.ip}/passwd`));
   t.regex(answered, /^root:/);
 
+  // Forwarded ports and numbers come from there too.
+  const conf = join(podvm().dir, "crictl/crictl.yaml");
+  const forward = spawn(tool("crictl"), ["--config", conf, "port-forward", podId, "0:80"], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  t.teardown(() => forward.kill("SIGKILL"));
+  let said = "";
+  forward.stdout.on("data", (data) => {
+    said += data;
+  });
+  const port = await until("the local port", 20_000, () => /Forwarding from 127\.0\.0\.1:(\d+)/.exec(said)?.[1]);
+  t.regex(
+    await until("the forwarded port answers", 20_000, () => fetched(`http://127.0.0.1:${port}/passwd`)),
+    /^root:/,
+  );
+  const { stats } = await crictl.json<PodStats>("statsp", "-o", "json", "--id", podId);
+  t.is(stats[0]?.linux.network.defaultInterface.name, "eth0");
+  t.true(Number(stats[0]?.linux.network.defaultInterface.rxBytes.value) > 0);
+
   // What belongs to the guest stays out of reach.
   const attempt = "(echo 1 > /proc/sys/vm/max_map_count) 2>/dev/null && echo written; cat /proc/sys/vm/max_map_count";
   t.is(await shell(id, attempt), "262144");
@@ -174,12 +202,46 @@ test("a user namespace of the pod: root inside is nobody outside, owns the image
     const link = `readlink /proc/self/ns/${kind}`;
     t.is(await shell(second, link), await shell(id, link), kind);
   }
-  t.is(await shell(second, "echo again >/dev/stderr; cat /proc/self/uid_map | wc -l"), "1");
+  t.regex(await shell(second, "echo again >/dev/stderr && echo written"), /written/);
   t.regex(await shell(id, "ps -o pid,user,args | cat"), /podvm-pause/);
 
   const outside = containerConfig(security({ run_as_user: { value: SIZE } }));
   const files = [await crictl.file(outside), await crictl.file(config)];
   t.regex(await crictl.fails("create", podId, ...files), /uid 65536 is not in the pod's user namespace/);
+  await podvm().removePod(podId);
+});
+
+test("volumes of such a pod, which kubelet asks to be id-mapped, belong to whom they belong on the host", async (t) => {
+  const { crictl } = podvm();
+  const config = podvm().pod(usernsPod());
+  const { uid } = config.metadata;
+  const podId = await crictl.runp(config);
+  const mapped = { uidMappings: mappings(100_000), gidMappings: mappings(200_000) };
+  const volume = await emptyDir(join(podvm().dir, "kubelet"), uid, "disk");
+  await chown(volume, 0, 1234);
+  await chmod(volume, 0o770);
+  const hosts = join(podvm().dir, "kubelet/pods", uid, "etc-hosts");
+  await writeFile(hosts, "127.0.0.1 localhost\n10.9.8.7 mine\n");
+  const mounts = [
+    { container_path: "/disk", host_path: volume, ...mapped },
+    { container_path: "/etc/hosts", host_path: hosts, ...mapped },
+  ];
+  const a = await crictl.start(podId, containerConfig({ mounts }), config);
+  t.is(
+    await shell(a, "stat -c %u:%g:%a /disk; stat -c %u:%g /etc/hosts; tail -n 1 /etc/hosts"),
+    "0:1234:770\n0:0\n10.9.8.7 mine",
+  );
+  t.is(await shell(a, "echo kept > /disk/file; chown 33:1234 /disk/file; stat -c %u:%g /disk/file"), "33:1234");
+  const user = { run_as_user: { value: 33 }, run_as_group: { value: 1234 } };
+  const b = await crictl.start(podId, containerConfig({ mounts, ...security(user) }), config);
+  t.is(
+    await shell(b, "cat /disk/file; stat -c %u:%g /disk/file; echo more >> /disk/file && cat /disk/file"),
+    "kept\n33:1234\nkept\nmore",
+  );
+
+  const other = [{ container_path: "/disk", host_path: volume, uidMappings: mappings(7), gidMappings: mappings(7) }];
+  const files = [await crictl.file(containerConfig({ mounts: other })), await crictl.file(config)];
+  t.regex(await crictl.fails("create", podId, ...files), /uidMappings, gidMappings: wanted the pod's/);
   await podvm().removePod(podId);
 });
 
