@@ -33,7 +33,11 @@ export function runtimeVerbs(pods: PodContext, info: RuntimeInfo): RuntimeVerbs 
         info: verbose,
         runtimeHandlers: info.handlers.map((name) => ({
           name,
-          features: { recursiveReadOnlyMounts: true, userNamespaces: true },
+          // The agent makes those in a VM, with a network namespace of theirs; a host pod's is CNI's.
+          features: {
+            recursiveReadOnlyMounts: true,
+            userNamespaces: !pods.backends.forHandler(name).capabilities.hostKernel,
+          },
         })),
         features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: false, mountOptions: true },
       };
