@@ -14,13 +14,13 @@ step gen "protobuf code" "$(digest proto buf.yaml buf.gen.yaml package-lock.json
   src/gen/agent npx buf generate
 step dist "TypeScript" "$(digest src test tsconfig.json package-lock.json)" \
   dist/src/main.js setup/build-dist.sh
-step rust "Rust: agent and launcher (minutes the first time)" \
-  "$(digest Cargo.toml Cargo.lock guest/agent host/launch proto/podvm "$(rustc --version)")" \
+step rust "Rust: agent, launcher, share (minutes the first time)" \
+  "$(digest Cargo.toml Cargo.lock guest/agent host proto/podvm "$(rustc --version)")" \
   "target/$RUST_TARGET/release/podvm-agent" setup/build-rust.sh
 [ "$GOAL" = build ] && exit 0
 
-step launch "install launcher and agent" \
-  "$(digest "target/$RUST_TARGET/release/podvm-launch" "target/$RUST_TARGET/release/podvm-agent" "assets=$ASSETS")" \
+step launch "install launcher, share and agent" \
+  "$(digest "target/$RUST_TARGET/release/podvm-"{launch,share,agent} "assets=$ASSETS")" \
   "$ASSETS/bin/podvm-launch" setup/install-launch.sh
 step bundle "runtime bundle: hypervisor, kernel, tools" "$(digest bundle "assets=$ASSETS")" \
   "$ASSETS/bundle/current/manifest.json" bundle/build.sh

@@ -8,7 +8,7 @@ import { imageVerbs } from "./cri/verbs-image.js";
 import { AdminService } from "./gen/admin/v1/admin.js";
 import { bundleTool } from "./host/assets.js";
 import { DocumentStore } from "./host/document-store.js";
-import { messageOf } from "./host/errors.js";
+import { messageOf, PodvmError } from "./host/errors.js";
 import { groupNumber } from "./host/groups.js";
 import { lockState } from "./host/instance-lock.js";
 import { KeyedLock } from "./host/keyed-lock.js";
@@ -34,6 +34,7 @@ import { createHostVmm } from "./vmm/host/backend.js";
 import { createQemuVmm } from "./vmm/qemu/backend.js";
 import { createVmmRegistry } from "./vmm/registry.js";
 import { createScratch } from "./volume/scratch.js";
+import { createShares } from "./volume/shares.js";
 
 export interface ServeOptions {
   config: Config;
@@ -80,6 +81,15 @@ export async function serve({ config, configPath }: ServeOptions): Promise<void>
     logger,
   });
   const registry = new PodRegistry();
+  const shares = createShares({
+    program: assets.share,
+    logger,
+    openPort: async (spec, deadlineMs) => {
+      const vm = registry.findPod(spec.id)?.vm;
+      if (!vm) throw new PodvmError("not_found", `pod ${spec.id} has no VM that runs`);
+      return await vm.openSharePort(deadlineMs);
+    },
+  });
   const pods: PodContext = {
     settings: {
       stateDir: config.stateDir,
@@ -102,7 +112,7 @@ export async function serve({ config, configPath }: ServeOptions): Promise<void>
     backends,
     network,
     images,
-    shares: undefined,
+    shares,
     createScratch: (dir, uid) =>
       createScratch({ mkfs: bundleTool(assets, "mkfs.ext4"), dir, sizeGib: config.vm.scratchGib, uid }),
     watchVm: (pod, vm) => watchVm(pods, pod, vm, podvmVersion()),
@@ -154,6 +164,7 @@ export async function serve({ config, configPath }: ServeOptions): Promise<void>
     ready = false;
     await server.close(CLOSE_MS);
     await streaming.close();
+    shares.release();
     await letGo(pods);
     network.close();
     metrics.close();

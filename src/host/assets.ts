@@ -11,6 +11,8 @@ export interface Assets {
   launch: string;
   /** Path of podvm-agent for pods without a VM; a setup older than those has none there. */
   agent: string;
+  /** Path of podvm-share. */
+  share: string;
 }
 
 export function bundleTool(assets: Pick<Assets, "bundle">, name: string): string {

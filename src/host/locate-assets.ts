@@ -1,4 +1,4 @@
-/** Finds what setup made: `<assets>/{bundle,guest}/current` are links to content-addressed folders, `<assets>/bin` holds the launcher. */
+/** Finds what setup made: `<assets>/{bundle,guest}/current` are links to content-addressed folders, `<assets>/bin` holds launcher and share. */
 import { access, constants, realpath } from "node:fs/promises";
 import type { Assets } from "./assets.js";
 import { errno, PodvmError } from "./errors.js";
@@ -11,7 +11,8 @@ export async function locateAssets(assetsDir: string): Promise<Assets> {
   await access(launch, constants.X_OK).catch((err) => {
     throw lacks("podvm-launch", launch, err);
   });
-  return { bundle, guest, launch, agent: `${assetsDir}/bin/podvm-agent` };
+  // The others are not looked for here: pods that need them say so where they are not there.
+  return { bundle, guest, launch, agent: `${assetsDir}/bin/podvm-agent`, share: `${assetsDir}/bin/podvm-share` };
 }
 
 async function current(assetsDir: string, kind: string, what: string, files: string[]): Promise<string> {

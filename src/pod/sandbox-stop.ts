@@ -5,6 +5,7 @@ import { SIGKILL } from "./signals.js";
 
 /** How long containers get to end and their last output to arrive; then the VM goes with whatever is left. */
 const KILL_MS = 3_000;
+const SHARE_MS = 10_000;
 const DESTROY_MS = 20_000;
 const NETWORK_MS = 60_000;
 
@@ -45,6 +46,7 @@ export async function tearDown(ctx: PodContext, pod: Pod): Promise<void> {
     await ctx.podDocuments.put(document).catch((err) => logger.error("cannot record that the pod is stopped", { err }));
   }
   await killContainers(ctx, pod);
+  await ctx.shares?.stop(document.vm, SHARE_MS);
   await ctx.backends.byName(document.vmm).destroy(document.vm, DESTROY_MS);
   await pod.session?.close();
   pod.session = undefined;

@@ -2,8 +2,9 @@
 import type { Mount } from "../gen/oci/v1/spec.js";
 import type { MountConfig } from "../pod/types.js";
 
-export function mountOptions(mount: MountConfig): string[] {
-  const access = mount.readonly ? (mount.recursiveReadonly ? ["ro", "rro"] : ["ro"]) : ["rw"];
+/** `relayed`: by the share, whose side of it is read-only already, and only the mount itself, not what the host has mounted below it. */
+export function mountOptions(mount: MountConfig, relayed = false): string[] {
+  const access = mount.recursiveReadonly ? ["ro", "rro"] : mount.readonly && !relayed ? ["ro"] : ["rw"];
   // What the host mounts below a relayed folder later comes by the relay itself; in the guest nothing is propagated.
   const propagation = mount.propagation === "hostToContainer" ? "rslave" : "rprivate";
   return ["rbind", propagation, ...access, ...(mount.idMapping ? ["idmap"] : []), ...mount.options];

@@ -95,7 +95,7 @@ export class PodVolumes {
         destination: mount.containerPath,
         type: "bind",
         source: `podvm:volume/${id}${choice.subPath && `/${choice.subPath}`}`,
-        options: mountOptions(mount),
+        options: mountOptions(mount, choice.spec.kind === "share"),
         ...idMappings(mount),
       });
     }

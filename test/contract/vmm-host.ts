@@ -17,6 +17,7 @@ export function assets(): Assets {
     guest: realpathSync(join(folder, "guest/current")),
     agent: join(folder, "bin/podvm-agent"),
     launch: realpathSync(process.env.PODVM_TEST_LAUNCH ?? join(folder, "bin/podvm-launch")),
+    share: join(folder, "bin/podvm-share"),
   };
 }
 

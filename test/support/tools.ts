@@ -33,6 +33,7 @@ let known: Map<string, string> | undefined;
 export type Tool =
   | "crictl"
   | "stream-client"
+  | "posix-checks"
   | "docker-registry"
   | "busybox"
   | "apparmor"

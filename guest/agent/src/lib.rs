@@ -35,6 +35,7 @@ pub mod rootfs;
 pub mod sandbox;
 pub mod service;
 pub mod setup;
+pub mod share;
 pub mod shutdown;
 pub mod spec;
 pub mod spool;

@@ -15,7 +15,7 @@ import { type Accelerator, type AcceleratorChoice, chooseAccelerator } from "./a
 import { placeDisk } from "./disks.js";
 import { launchDocument } from "./document.js";
 import { readGuest } from "./guest.js";
-import { agentSocket, diskFolder, pidFile, qmpSocket, rootMountPoint } from "./paths.js";
+import { agentSocket, diskFolder, pidFile, qmpSocket, rootMountPoint, shareSocket } from "./paths.js";
 import { Qmp } from "./qmp.js";
 import { QemuVm } from "./vm.js";
 
@@ -105,7 +105,8 @@ class QemuVmm implements Vmm {
     await mkdir(spec.runDir, { recursive: true, mode: 0o700 });
     await mkdir(rootMountPoint(spec), { recursive: true });
     // Left by a VM of this spec that died; the launcher makes its sockets itself and takes none that is there.
-    for (const path of [qmpSocket(spec), agentSocket(spec), pidFile(spec)]) await rm(path, { force: true });
+    for (const path of [qmpSocket(spec), agentSocket(spec), shareSocket(spec), pidFile(spec)])
+      await rm(path, { force: true });
     for (const disk of spec.disks) await placeDisk(spec, disk);
     const cgroups = await (await this.#groups()).make(spec.cgroup);
     const document = launchDocument({ spec, guest, accelerator, console, cgroups });

@@ -3,9 +3,10 @@ import { PodvmError } from "../../host/errors.js";
 import type { VmSpec } from "../vmm.js";
 import type { Accelerator } from "./accelerator.js";
 import { blockDevice, blockNode, FIRST_LUN } from "./disks.js";
+import { SHARE_CHARDEV } from "./share-port.js";
 
 /** Numbers of the descriptors that podvm-launch passes on. */
-export const FD = { qmp: 3, agent: 4, tap: 5, console: 6 } as const;
+export const FD = { qmp: 3, agent: 4, tap: 5, console: 6, share: 7 } as const;
 
 /** What the guest image's manifest.json says of booting it. */
 export interface GuestBoot {
@@ -37,6 +38,8 @@ export function qemuArguments({ spec, guest, accelerator, console }: CommandOpti
     // A clone of a template gets another generation id, and the guest's kernel reseeds.
     ["-device", "vmgenid,id=gen0,guid=auto"],
     agentPort(),
+    // Where the FUSE relay connects; its port is added to VMs that need it (share-port.ts): each costs the guest 8 MB for its queues.
+    ["-chardev", `socket,id=${SHARE_CHARDEV},fd=${FD.share},server=on,wait=off`],
     // Every disk is a LUN of this one controller: hot-added faster than PCI devices, and no slots to run out of.
     ["-device", "virtio-scsi-pci,id=scsi0,addr=3,disable-legacy=on,num_queues=1"],
     network(spec),
@@ -90,7 +93,6 @@ function acceleration(spec: VmSpec, accelerator: Accelerator): string[] {
   return ["-accel", `tcg,thread=${threads},tb-size=32`, "-cpu", "max,-erms,-fsrm,-fzrm,-fsrs"];
 }
 
-/** One port only: each costs the guest 8 MB for its queues. */
 function agentPort(): string[] {
   return [
     ...["-chardev", `socket,id=agent,fd=${FD.agent},server=on,wait=off`],

@@ -2,7 +2,7 @@
 import { bundleTool } from "../../host/assets.js";
 import type { LaunchDocument } from "../launch.js";
 import { type CommandOptions, FD, qemuArguments } from "./command.js";
-import { agentSocket, diskFolder, pidFile, qmpSocket, rootMountPoint } from "./paths.js";
+import { agentSocket, diskFolder, pidFile, qmpSocket, rootMountPoint, shareSocket } from "./paths.js";
 
 /** QEMU's own descriptors, some forty, and one for each extent of each disk. */
 const OPEN_FILES = 4096;
@@ -23,6 +23,7 @@ export function launchDocument(options: CommandOptions & { cgroups: string[] }):
     sockets: [
       { path: qmpSocket(spec), fd: FD.qmp },
       { path: agentSocket(spec), fd: FD.agent },
+      { path: shareSocket(spec), fd: FD.share },
     ],
     root: {
       mountPoint: rootMountPoint(spec),

@@ -18,9 +18,10 @@ import {
   removeDisk,
 } from "./disks.js";
 import { exitReason, type Shutdown } from "./exit-reason.js";
-import { agentSocket, qmpSocket } from "./paths.js";
+import { agentSocket, qmpSocket, shareSocket } from "./paths.js";
 import { Qmp, QmpRefused } from "./qmp.js";
 import { checkSize, resizeCpus, resizeMemory } from "./resize.js";
+import { addSharePort } from "./share-port.js";
 
 const COMMAND_MS = 5_000;
 
@@ -157,8 +158,11 @@ export class QemuVm implements Vm {
     throw new PodvmError("resource_exhausted", `the VM has ${LAST_LUN} disks already`);
   }
 
-  async openSharePort(): Promise<string> {
-    throw new PodvmError("unimplemented", "QEMU: the port of the FUSE relay is not built yet");
+  openSharePort(deadlineMs: number): Promise<string> {
+    return this.#locks.run("share port", async () => {
+      await addSharePort(this.#qmp, deadlineMs);
+      return shareSocket(this.spec);
+    });
   }
 
   async #detach(serial: string, deadlineMs: number): Promise<void> {

@@ -24,11 +24,16 @@ use tokio::sync::mpsc;
 const NAME: &str = "podvm.agent";
 const APPEARS_WITHIN: Duration = Duration::from_secs(30);
 
-/// Opens the port; waits for its driver.
+/// Opens the agent's port; waits for its driver.
 pub async fn open() -> io::Result<OwnedFd> {
+    open_named(NAME).await
+}
+
+/// Opens the port of that name, which may have been added this moment. It does not block.
+pub async fn open_named(name: &str) -> io::Result<OwnedFd> {
     let deadline = Instant::now() + APPEARS_WITHIN;
     loop {
-        if let Some(path) = find() {
+        if let Some(path) = find(name) {
             match fs::OpenOptions::new().read(true).write(true).open(&path) {
                 Ok(file) => {
                     sys::set_nonblocking(&file)?;
@@ -40,18 +45,18 @@ pub async fn open() -> io::Result<OwnedFd> {
         } else if Instant::now() > deadline {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
-                format!("no virtio-serial port {NAME:?}"),
+                format!("no virtio-serial port {name:?}"),
             ));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-fn find() -> Option<String> {
+fn find(wanted: &str) -> Option<String> {
     let ports = fs::read_dir("/sys/class/virtio-ports").ok()?;
     ports.flatten().find_map(|port| {
         let name = fs::read_to_string(port.path().join("name")).ok()?;
-        (name.trim() == NAME).then(|| format!("/dev/{}", port.file_name().to_string_lossy()))
+        (name.trim() == wanted).then(|| format!("/dev/{}", port.file_name().to_string_lossy()))
     })
 }
 
