@@ -55,7 +55,7 @@ export async function forwardSocket(options: ForwardOptions): Promise<void> {
       const cancel = () => guest.cancel();
       signal.addEventListener("abort", cancel, { once: true });
       const first = await guest.next().finally(() => signal.removeEventListener("abort", cancel));
-      if (!first) continue;
+      if (!first) throw new PodvmError("internal", "the agent ended the call before anybody had connected");
       open++;
       void carry(options, guest)
         .catch((err) =>
