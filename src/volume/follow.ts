@@ -20,6 +20,7 @@ export class Follower {
   #watched = "";
   #seen = "";
   #timer: NodeJS.Timeout | undefined;
+  #soon = false;
   #busy = false;
   #again = false;
 
@@ -96,8 +97,13 @@ export class Follower {
       this.#again = true;
       return;
     }
+    if (this.#soon) return; // events without end must not put it off for ever
+    this.#soon = ms === SETTLE_MS;
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => void this.#look(), ms);
+    this.#timer = setTimeout(() => {
+      this.#soon = false;
+      void this.#look();
+    }, ms);
     this.#timer.unref();
   }
 

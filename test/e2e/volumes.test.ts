@@ -2,9 +2,11 @@
 import { chmod, mkdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join } from "node:path";
+import { sleep } from "../../src/host/deadline.js";
 import { run } from "../../src/host/run.js";
 import { atomicWrite, emptyDir } from "../support/kubelet-volumes.js";
 import { busybox, containerConfig, type PodConfig, random } from "../support/manifests.js";
+import { left, snapshot } from "../support/node.js";
 import { suite } from "../support/suite.js";
 import { until } from "../support/until.js";
 
@@ -135,12 +137,64 @@ test("the termination log is on the host before the exit is reported, also after
     );
     if (serverDies) {
       await podvm().kill();
-      await new Promise((resolve) => setTimeout(resolve, 5_000));
+      await sleep(5_000);
       await podvm().start();
     }
     await until("it has exited", 60_000, async () => (await crictl.inspect(id)).state === "CONTAINER_EXITED");
     t.is(await readFile(log, "utf8"), text);
     await crictl.run("rm", id);
+  }
+  await podvm().removePod(podId);
+});
+
+test("a pod that is stopped while its container runs leaves its termination log; nothing else is left on the node", async (t) => {
+  const before = await snapshot(podvm());
+  const { podId, config, uid } = await pod();
+  const log = join(kubelet(), "pods", uid, "containers/c/1a");
+  await mkdir(join(log, ".."), { recursive: true });
+  await writeFile(log, "");
+  const container = containerConfig({
+    command: ["sh", "-c", "echo -n still here > /log; exec sleep 3600"],
+    mounts: [mount("/log", log), mount("/cache", await emptyDir(kubelet(), uid, "cache"))],
+  });
+  const id = await podvm().crictl.start(podId, container, config);
+  await until("it has written", 20_000, async () => (await sh(id, "cat /log")) === "still here");
+  await podvm().crictl.run("stopp", podId);
+  t.is(await readFile(log, "utf8"), "still here");
+  await podvm().crictl.run("rmp", podId);
+  t.deepEqual(left(before, await snapshot(podvm())), {});
+});
+
+test("a server that is killed while it makes a container with volumes makes it at the next attempt", async (t) => {
+  const { podId, config, uid } = await pod();
+  const { crictl } = podvm();
+  const folder = join(kubelet(), "pods", uid, "volumes/kubernetes.io~projected/token");
+  const log = join(kubelet(), "pods", uid, "containers/c/2b");
+  await mkdir(join(log, ".."), { recursive: true });
+  await writeFile(log, "");
+  await atomicWrite(folder, { token: "t" });
+  const mounts = [
+    mount("/token", folder, { readonly: true }),
+    mount("/log", log),
+    mount("/cache", await emptyDir(kubelet(), uid, "cache")),
+  ];
+  for (const delay of [50, 400, 1200]) {
+    const container = containerConfig({
+      command: ["sh", "-c", "cat /token/token | tee /log /cache/x; exit 4"],
+      mounts,
+    });
+    const files = [await crictl.file(container), await crictl.file(config)] as const;
+    const creating = crictl.attempt(["create", podId, ...files]);
+    await sleep(delay);
+    await podvm().restart();
+    await creating;
+    for (const { id } of await crictl.containers()) await crictl.run("rm", "-f", id);
+    const id = await crictl.start(podId, container, config);
+    await until("it has exited", 60_000, async () => (await crictl.inspect(id)).state === "CONTAINER_EXITED");
+    t.is((await crictl.inspect(id)).exitCode, 4);
+    t.is(await readFile(log, "utf8"), "t");
+    await crictl.run("rm", id);
+    await writeFile(log, "");
   }
   await podvm().removePod(podId);
 });
