@@ -92,7 +92,7 @@ onNode(here, "a plugin that hangs is killed at the deadline, with what it starte
 
 onNode(
   here,
-  "a failing DEL keeps record and namespace for the next try; plugins see a vanished namespace as none",
+  "a failing DEL keeps record and namespace for the next try; one stands in for a namespace that has vanished, and nothing is left",
   async (t) => {
     const { network, options, leaseDir } = await rig(t, withSpy);
     const gate = join(folder(t), "open");
@@ -118,10 +118,14 @@ onNode(
       [
         ["ADD", netns],
         ["DEL", netns],
-        ["DEL", ""],
+        ["DEL", netns],
       ],
     );
-    t.false(((await traces(leaseDir)).leases ?? []).some((name) => /\/\d|:/.test(name)));
+    const left = await traces(leaseDir);
+    t.deepEqual(left.netns ?? [], []);
+    t.false((left.leases ?? []).some((name) => /\/\d|:/.test(name)));
+    const { stdout: rules } = await run(["iptables", "-t", "nat", "-S"]);
+    t.notRegex(rules, new RegExp(request.podId), "no masquerading");
   },
 );
 
