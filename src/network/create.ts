@@ -207,8 +207,7 @@ class CniNetwork implements Network {
     if (this.#inherited.has(record.id)) await awaitLeftovers(record.id, budget.left());
     this.#inherited.delete(record.id);
     if (record.phase !== "deleted") {
-      const netns = await this.#netnsForDel(record, budget);
-      await delNetwork(record.list, attachment(record, netns), record.result, this.#chain, budget.left());
+      await this.#del(record, budget);
       record.phase = "deleted";
       await this.#put(record).catch((err: unknown) => {
         // A full disk must not keep the rest from going: at worst a server that dies now calls DEL once more.
@@ -220,19 +219,28 @@ class CniNetwork implements Network {
     this.#records.delete(record.id);
   }
 
-  /** "" as the specification wants it for a namespace that is gone, where nothing can stand in for it. */
-  async #netnsForDel(record: NetworkRecord, budget: Budget): Promise<string> {
-    if (!(await netnsExists(record.netns))) {
-      if (!record.result) return "";
+  /**
+   * Where the namespace is gone, first with one that stands in for it, so that masquerading goes too; plugins that do not find the rest of what
+   * they made (after a reboot there is none) may fail on that, and are called without a namespace then, as the specification has it.
+   */
+  async #del(record: NetworkRecord, budget: Budget): Promise<void> {
+    const del = (netns: string) =>
+      delNetwork(record.list, attachment(record, netns), record.result, this.#chain, budget.left());
+    if (await netnsExists(record.netns)) return del(netnsPath(record.netns));
+    if (record.result) {
+      const name = `${record.netns}-gone`;
       try {
-        await removeNetns(this.#tools, record.netns, budget.left()); // a file without a namespace behind it
-        await standIn(this.#tools, record.netns, record.result, budget.left());
+        await removeNetns(this.#tools, name, budget.left()); // left by a server that died here
+        await standIn(this.#tools, name, record.result, budget.left());
+        return await del(netnsPath(name));
       } catch (err) {
-        this.#logger.warn("the pod's namespace is gone: CNI DEL goes without one", { pod: record.id, err });
-        return (await netnsExists(record.netns)) ? netnsPath(record.netns) : "";
+        const error = messageOf(err);
+        this.#logger.debug("CNI DEL with a stand-in for the pod's namespace", { pod: record.id, error });
+      } finally {
+        await removeNetns(this.#tools, name, budget.left());
       }
     }
-    return netnsPath(record.netns);
+    await del("");
   }
 
   async #put(record: NetworkRecord): Promise<void> {

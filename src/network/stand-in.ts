@@ -4,7 +4,7 @@ import { createNetns, type IpTools } from "./netns.js";
 import type { CniResult } from "./result.js";
 
 /**
- * For DEL where the pod's namespace is gone without one: a namespace of that name, in which an interface that leads nowhere carries the
+ * For DEL where the pod's namespace is gone without one: makes a namespace in which an interface that leads nowhere carries the
  * pod's addresses. `bridge` (as of 1.9) takes its masquerading away by the addresses that it finds there, and with no namespace leaves it, for
  * the address's next owner to meet. The caller removes the namespace.
  */

@@ -118,7 +118,7 @@ onNode(
       [
         ["ADD", netns],
         ["DEL", netns],
-        ["DEL", netns],
+        ["DEL", `${netns}-gone`],
       ],
     );
     const left = await traces(leaseDir);
