@@ -22,6 +22,7 @@ import { createLogger } from "./observe/logger.js";
 import { createNotifier } from "./observe/notify.js";
 import { Metrics } from "./observe/server-metrics.js";
 import type { PodContext } from "./pod/context.js";
+import { writableUsage } from "./pod/disk-usage.js";
 import { PodEvents } from "./pod/events.js";
 import { recover } from "./pod/recovery.js";
 import { PodRegistry } from "./pod/registry.js";
@@ -138,7 +139,7 @@ export async function serve({ config, configPath }: ServeOptions): Promise<void>
       handlers: backends.handlers(),
       verbose: async () => ({ version: podvmVersion(), assets, vmm, config }),
     }),
-    image: imageVerbs(images),
+    image: imageVerbs(images, () => writableUsage(registry.pods())),
     services: [{ definition: AdminService, handlers: createAdminHandlers({ images, parseReference, metrics }) }],
     socketPath: config.socket,
     socketMode: config.socketMode,

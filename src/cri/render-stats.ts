@@ -1,4 +1,4 @@
-import type { Pressure, PressureLine } from "../gen/agent/v1/agent.js";
+import type { InterfaceStats, Pressure, PressureLine } from "../gen/agent/v1/agent.js";
 import {
   ContainerStats as ContainerStatsCodec,
   type ContainerStats as CriContainerStats,
@@ -7,7 +7,7 @@ import {
   type PsiData,
   type PsiStats,
 } from "../gen/runtime/v1/api.js";
-import type { ContainerReading, PodReading } from "../pod/stats.js";
+import { type ContainerReading, difference, type PodReading } from "../pod/stats.js";
 import { containerMetadata, podMetadata } from "./render.js";
 
 const value = (number: bigint) => ({ value: number });
@@ -52,36 +52,37 @@ export function renderContainerStats(reading: ContainerReading, stateDir: string
   });
 }
 
-/** The guest's side: what the pod uses. What its VM costs the node is in the verbose PodSandboxStatus and in the metrics. */
+/** What the pod uses. What its VM costs the node is in the verbose PodSandboxStatus and in the metrics. */
 export function renderPodStats(reading: PodReading, stateDir: string): PodSandboxStats {
-  const { pod, guest, nanoCores, atNs: timestamp } = reading;
+  const { pod, use, guest, hasVm, nanoCores, atNs: timestamp } = reading;
   const { labels, annotations } = pod.document.config;
-  const interfaces = guest.interfaces.map((one) => ({
+  const psi = (pressure: Pressure | undefined) => (hasVm ? renderPressure(pressure) : undefined);
+  const optional = (number: bigint | undefined) => (number === undefined ? undefined : value(number));
+  const interfaces = ownInterfaces(reading).map((one) => ({
     name: one.name,
     rxBytes: value(one.rxBytes),
     rxErrors: value(one.rxErrors),
     txBytes: value(one.txBytes),
     txErrors: value(one.txErrors),
   }));
-  const workingSet = difference(guest.memoryTotal, guest.memoryAvailable);
   return PodSandboxStatsCodec.fromPartial({
     attributes: { id: pod.id, metadata: podMetadata(pod), labels, annotations },
     linux: {
       cpu: {
         timestamp,
-        usageCoreNanoSeconds: value(guest.cpuUsageNs),
-        usageNanoCores: nanoCores === undefined ? undefined : value(nanoCores),
-        psi: renderPressure(guest.cpuPressure),
+        usageCoreNanoSeconds: value(use.cpuNs),
+        usageNanoCores: optional(nanoCores),
+        psi: psi(guest.cpuPressure),
       },
       memory: {
         timestamp,
-        workingSetBytes: value(workingSet),
-        availableBytes: value(difference(guest.memoryTotal, workingSet)),
-        usageBytes: value(difference(guest.memoryTotal, guest.memoryFree)),
-        rssBytes: value(guest.memoryRss),
-        pageFaults: value(guest.memoryPageFaults),
-        majorPageFaults: value(guest.memoryMajorPageFaults),
-        psi: renderPressure(guest.memoryPressure),
+        workingSetBytes: value(use.memoryWorkingSet),
+        availableBytes: optional(use.memoryAvailable),
+        usageBytes: value(use.memoryUsage),
+        rssBytes: optional(use.memoryRss),
+        pageFaults: optional(use.pageFaults?.all),
+        majorPageFaults: optional(use.pageFaults?.major),
+        psi: psi(guest.memoryPressure),
       },
       network: {
         timestamp,
@@ -89,7 +90,7 @@ export function renderPodStats(reading: PodReading, stateDir: string): PodSandbo
         interfaces: interfaces.filter((one) => one.name !== "eth0"),
       },
       process: { timestamp, processCount: value(guest.containerProcesses) },
-      io: { timestamp, psi: renderPressure(guest.ioPressure) },
+      io: { timestamp, psi: psi(guest.ioPressure) },
       containers: reading.containers
         .filter(({ container }) => container.running)
         .map((one) => renderContainerStats(one, stateDir)),
@@ -97,9 +98,9 @@ export function renderPodStats(reading: PodReading, stateDir: string): PodSandbo
   });
 }
 
-/** Both numbers are a guest's: neither is sure to be the greater. */
-export function difference(from: bigint, less: bigint): bigint {
-  return from > less ? from - less : 0n;
+/** None where the pod uses the host's: what goes through them is not its own. */
+export function ownInterfaces({ pod, guest }: PodReading): InterfaceStats[] {
+  return pod.document.vm.hostNamespaces?.includes("network") ? [] : guest.interfaces;
 }
 
 function renderPressure(pressure: Pressure | undefined): PsiStats | undefined {

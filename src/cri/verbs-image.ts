@@ -5,7 +5,11 @@ import { bad, required, text } from "./checks.js";
 import { inBatches } from "./filters.js";
 import type { ImageHandlers } from "./handlers.js";
 
-export function imageVerbs(images: ImageStore): ImageHandlers {
+/** `writable`: what the pods' writable disks take of the file system that the images lie on. */
+export function imageVerbs(
+  images: ImageStore,
+  writable: () => Promise<{ bytes: number; inodes: number }>,
+): ImageHandlers {
   const select = (name: string | undefined): Image[] => {
     if (!name) return images.list();
     const found = images.find(name);
@@ -52,7 +56,9 @@ export function imageVerbs(images: ImageStore): ImageHandlers {
         inodesUsed: { value: BigInt(usage.inodesUsed) },
       };
       // Writable layers are on the same file system, in the pods' disks.
-      return { imageFilesystems: [filesystem], containerFilesystems: [filesystem] };
+      const { bytes, inodes } = await writable();
+      const disks = { ...filesystem, usedBytes: { value: BigInt(bytes) }, inodesUsed: { value: BigInt(inodes) } };
+      return { imageFilesystems: [filesystem], containerFilesystems: [disks] };
     },
   };
 }

@@ -1,5 +1,6 @@
-import type { ContainerStats, GuestStats } from "../gen/agent/v1/agent.js";
-import { messageOf } from "../host/errors.js";
+import { availableParallelism } from "node:os";
+import type { ContainerStats, GuestStats, StatsResponse } from "../gen/agent/v1/agent.js";
+import { messageOf, PodvmError } from "../host/errors.js";
 import type { HostCost } from "../vmm/vmm.js";
 import type { Container } from "./container.js";
 import { guestTime } from "./container-exit.js";
@@ -25,9 +26,24 @@ export interface ContainerReading {
   nanoCores?: bigint;
 }
 
+/** What the pod as a whole uses: its guest's word, or where it has no VM what its cgroup on this host is charged. */
+export interface PodUse {
+  cpuNs: bigint;
+  memoryUsage: bigint;
+  memoryWorkingSet: bigint;
+  /** Absent where nothing limits it. */
+  memoryAvailable?: bigint;
+  /** Absent where only the whole host's is known. */
+  memoryRss?: bigint;
+  pageFaults?: { all: bigint; major: bigint };
+}
+
 /** What a pod's guest says of itself. */
 export interface PodReading {
   pod: Pod;
+  /** False: what `guest` says of CPU, memory and pressure is the host's. */
+  hasVm: boolean;
+  use: PodUse;
   guest: GuestStats;
   atNs: bigint;
   nanoCores?: bigint;
@@ -74,8 +90,9 @@ export class StatsReader {
   private async ask(pod: Pod, sample: Sample): Promise<PodReading | undefined> {
     try {
       const answer = await pod.call((agent, deadlineMs) => agent.stats([], { deadlineMs }), GUEST_MS);
-      if (!answer.guest) throw new Error("no statistics of the guest itself");
-      sample.reading = this.take(pod, answer.guest, answer.containers);
+      const hasVm = !this.ctx.backends.byName(pod.document.vmm).capabilities.hostKernel;
+      const use = hasVm ? useOfGuest(answer.guest) : useOfCgroup(await pod.vm?.hostCost());
+      sample.reading = this.take(pod, hasVm, use, answer);
       sample.takenMs = performance.now();
       return sample.reading;
     } catch (err) {
@@ -86,8 +103,9 @@ export class StatsReader {
     }
   }
 
-  private take(pod: Pod, guest: GuestStats, list: ContainerStats[]): PodReading {
-    const most = BigInt(pod.size.vcpus) * NS_PER_SECOND;
+  private take(pod: Pod, hasVm: boolean, use: PodUse, { guest, containers: list }: StatsResponse): PodReading {
+    if (!guest) throw new PodvmError("internal", "the guest says nothing of itself");
+    const most = BigInt(hasVm ? pod.size.vcpus : availableParallelism()) * NS_PER_SECOND;
     const rate = (key: Pod | Container, timeNs: bigint, cpuNs: bigint) => {
       const found = this.rate(key, timeNs, cpuNs);
       return found !== undefined && { nanoCores: found > most ? most : found };
@@ -102,7 +120,7 @@ export class StatsReader {
       containers.push({ container, stats, atNs, ...rate(container, stats.timeNs, stats.cpuUsageNs) });
     }
     const atNs = BigInt(guestTime(guest.timeNs));
-    return { pod, guest, atNs, containers, stale: false, ...rate(pod, guest.timeNs, guest.cpuUsageNs) };
+    return { pod, hasVm, use, guest, atNs, containers, stale: false, ...rate(pod, guest.timeNs, use.cpuNs) };
   }
 
   private rate(key: Pod | Container, timeNs: bigint, cpuNs: bigint): bigint | undefined {
@@ -113,6 +131,29 @@ export class StatsReader {
     this.last.set(key, { timeNs, cpuNs, ...(nanoCores !== undefined && { nanoCores }) });
     return nanoCores;
   }
+}
+
+function useOfGuest(guest: GuestStats | undefined): PodUse {
+  if (!guest) throw new PodvmError("internal", "the guest says nothing of itself");
+  const memoryWorkingSet = difference(guest.memoryTotal, guest.memoryAvailable);
+  return {
+    cpuNs: guest.cpuUsageNs,
+    memoryUsage: difference(guest.memoryTotal, guest.memoryFree),
+    memoryWorkingSet,
+    memoryAvailable: difference(guest.memoryTotal, memoryWorkingSet),
+    memoryRss: guest.memoryRss,
+    pageFaults: { all: guest.memoryPageFaults, major: guest.memoryMajorPageFaults },
+  };
+}
+
+function useOfCgroup(cost: HostCost | undefined): PodUse {
+  if (!cost) throw new PodvmError("unavailable", "the pod's agent is gone");
+  return { cpuNs: cost.cpuNs, memoryUsage: BigInt(cost.rss), memoryWorkingSet: BigInt(cost.pss) };
+}
+
+/** Numbers of a guest: neither is sure to be the greater. */
+export function difference(from: bigint, less: bigint): bigint {
+  return from > less ? from - less : 0n;
 }
 
 /** A reading outlives containers: those that were removed meanwhile are gone from it. */

@@ -65,6 +65,10 @@ test("statistics of container and pod: working set, pressure, processes, network
   t.is(linux.network.defaultInterface.name, "eth0");
   t.true(number(linux.process.processCount) >= 1 && number(linux.process.processCount) < 20);
   t.is(linux.containers.length, 1);
+  const { status: disks } = await crictl.json<Any>("imagefsinfo", "-o", "json");
+  const taken = number(disks.containerFilesystems[0].usedBytes);
+  t.true(taken >= 256 * 1024 && taken < 1024 * MIB, `${taken} bytes in the writable disk of a pod that wrote 3 MiB`);
+  t.true(number(disks.imageFilesystems[0].usedBytes) > MIB);
   await podvm().removePod(podId);
 });
 
@@ -302,6 +306,22 @@ test("Status says what the handlers can, RuntimeConfig which cgroup driver", asy
   const { runtimeHandlers, features } = await call(clients, clients.runtime, "status", { verbose: false });
   t.true(runtimeHandlers.some(({ name }) => name === "") && runtimeHandlers.some(({ name }) => name === "podvm"));
   t.true(features?.supplementalGroupsPolicy);
+  const able = new Map(runtimeHandlers.map((handler) => [handler.name, handler.features?.userNamespaces]));
+  t.is(able.get("podvm"), true);
+  t.is(able.get("host"), false);
+  // A feature that is told of is there: a pod with users of its own in its VM, and none without a VM.
+  const mapping = [{ host_id: 100_000, container_id: 0, length: 65_536 }];
+  const options = { pid: 1, userns_options: { mode: 0, uids: mapping, gids: mapping } };
+  const linuxOf = { security_context: { namespace_options: options } };
+  const config = podvm().pod({ linux: linuxOf });
+  const podId = await podvm().crictl.runp(config);
+  const id = await podvm().crictl.start(podId, containerConfig({ linux: linuxOf }), config);
+  t.regex(await podvm().crictl.exec(id, "cat", "/proc/self/uid_map"), /^\s*0\s+\d+\s+65536$/);
+  t.regex(
+    await podvm().crictl.fails("runp", "--runtime", "host", await podvm().crictl.file(config)),
+    /user namespace|host_namespaces/,
+  );
+  await podvm().removePod(podId);
   const { linux } = await call(clients, clients.runtime, "runtimeConfig", {});
   t.is(linux?.cgroupDriver, 1); // cgroupfs
 });

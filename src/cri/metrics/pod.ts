@@ -1,7 +1,7 @@
-import type { GuestStats, InterfaceStats } from "../../gen/agent/v1/agent.js";
+import type { InterfaceStats } from "../../gen/agent/v1/agent.js";
 import type { PodReading } from "../../pod/stats.js";
 import type { HostCost } from "../../vmm/vmm.js";
-import { difference } from "../render-stats.js";
+import { ownInterfaces } from "../render-stats.js";
 import { FAULT_LABELS, faults, onScratch, total } from "./container.js";
 import { type Definition, one, type Sample, seconds } from "./definition.js";
 
@@ -16,24 +16,24 @@ export const POD_TOTALS: readonly Omit<Definition<PodSubject>, "help">[] = [
     name: "container_cpu_usage_seconds_total",
     type: "counter",
     labels: ["cpu"],
-    read: ({ reading }) => total(reading.guest.cpuUsageNs),
+    read: ({ reading }) => total(reading.use.cpuNs),
   },
   {
     name: "container_memory_usage_bytes",
     type: "gauge",
-    read: ({ reading: { guest } }) => one(difference(guest.memoryTotal, guest.memoryFree)),
+    read: ({ reading }) => one(reading.use.memoryUsage),
   },
   {
     name: "container_memory_working_set_bytes",
     type: "gauge",
-    read: ({ reading: { guest } }) => one(difference(guest.memoryTotal, guest.memoryAvailable)),
+    read: ({ reading }) => one(reading.use.memoryWorkingSet),
   },
-  { name: "container_memory_rss", type: "gauge", read: ({ reading }) => one(reading.guest.memoryRss) },
+  { name: "container_memory_rss", type: "gauge", read: ({ reading }) => optional(reading.use.memoryRss) },
   {
     name: "container_memory_failures_total",
     type: "counter",
     labels: FAULT_LABELS,
-    read: ({ reading: { guest } }) => faults(guest.memoryPageFaults, guest.memoryMajorPageFaults),
+    read: ({ reading: { use } }) => (use.pageFaults ? faults(use.pageFaults.all, use.pageFaults.major) : []),
   },
   {
     name: "container_fs_usage_bytes",
@@ -58,68 +58,68 @@ export const POD_METRICS: readonly Definition<PodSubject>[] = [
     help: "Cumulative count of bytes received.",
     type: "counter",
     labels: ["interface"],
-    read: ({ reading }) => perInterface(reading.guest, (i) => i.rxBytes),
+    read: ({ reading }) => perInterface(reading, (i) => i.rxBytes),
   },
   {
     name: "container_network_receive_packets_total",
     help: "Cumulative count of packets received.",
     type: "counter",
     labels: ["interface"],
-    read: ({ reading }) => perInterface(reading.guest, (i) => i.rxPackets),
+    read: ({ reading }) => perInterface(reading, (i) => i.rxPackets),
   },
   {
     name: "container_network_receive_packets_dropped_total",
     help: "Cumulative count of packets dropped while receiving.",
     type: "counter",
     labels: ["interface"],
-    read: ({ reading }) => perInterface(reading.guest, (i) => i.rxDropped),
+    read: ({ reading }) => perInterface(reading, (i) => i.rxDropped),
   },
   {
     name: "container_network_receive_errors_total",
     help: "Cumulative count of errors encountered while receiving.",
     type: "counter",
     labels: ["interface"],
-    read: ({ reading }) => perInterface(reading.guest, (i) => i.rxErrors),
+    read: ({ reading }) => perInterface(reading, (i) => i.rxErrors),
   },
   {
     name: "container_network_transmit_bytes_total",
     help: "Cumulative count of bytes transmitted.",
     type: "counter",
     labels: ["interface"],
-    read: ({ reading }) => perInterface(reading.guest, (i) => i.txBytes),
+    read: ({ reading }) => perInterface(reading, (i) => i.txBytes),
   },
   {
     name: "container_network_transmit_packets_total",
     help: "Cumulative count of packets transmitted.",
     type: "counter",
     labels: ["interface"],
-    read: ({ reading }) => perInterface(reading.guest, (i) => i.txPackets),
+    read: ({ reading }) => perInterface(reading, (i) => i.txPackets),
   },
   {
     name: "container_network_transmit_packets_dropped_total",
     help: "Cumulative count of packets dropped while transmitting.",
     type: "counter",
     labels: ["interface"],
-    read: ({ reading }) => perInterface(reading.guest, (i) => i.txDropped),
+    read: ({ reading }) => perInterface(reading, (i) => i.txDropped),
   },
   {
     name: "container_network_transmit_errors_total",
     help: "Cumulative count of errors encountered while transmitting.",
     type: "counter",
     labels: ["interface"],
-    read: ({ reading }) => perInterface(reading.guest, (i) => i.txErrors),
+    read: ({ reading }) => perInterface(reading, (i) => i.txErrors),
   },
   {
     name: "podvm_pod_vm_memory_bytes",
     help: "Memory that the pod's VM is to have.",
     type: "gauge",
-    read: ({ reading }) => one(BigInt(reading.pod.size.memoryMib) << 20n),
+    read: ({ reading }) => (reading.hasVm ? one(BigInt(reading.pod.size.memoryMib) << 20n) : []),
   },
   {
     name: "podvm_pod_vm_cpus",
     help: "CPUs that the pod's VM is to have.",
     type: "gauge",
-    read: ({ reading }) => one(BigInt(reading.pod.size.vcpus)),
+    read: ({ reading }) => (reading.hasVm ? one(BigInt(reading.pod.size.vcpus)) : []),
   },
   {
     name: "podvm_pod_host_memory_pss_bytes",
@@ -141,6 +141,10 @@ export const POD_METRICS: readonly Definition<PodSubject>[] = [
   },
 ];
 
-function perInterface({ interfaces }: GuestStats, read: (one: InterfaceStats) => bigint): Sample[] {
-  return interfaces.map((one) => ({ value: read(one), labels: [one.name] }));
+function perInterface(reading: PodReading, read: (one: InterfaceStats) => bigint): Sample[] {
+  return ownInterfaces(reading).map((one) => ({ value: read(one), labels: [one.name] }));
+}
+
+function optional(value: bigint | undefined): Sample[] {
+  return value === undefined ? [] : one(value);
 }

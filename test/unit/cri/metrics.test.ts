@@ -42,7 +42,23 @@ function reading(change: Partial<PodReading> = {}): PodReading {
     memoryAvailable: 400n,
     interfaces: [{ name: "eth0", rxBytes: 12n }],
   });
-  return { pod, guest, atNs: 5n, stale: false, containers: [{ container, stats, atNs: 5n }], ...change };
+  const use = {
+    cpuNs: 1n,
+    memoryUsage: 700n,
+    memoryWorkingSet: 600n,
+    memoryRss: 1n,
+    pageFaults: { all: 1n, major: 1n },
+  };
+  return {
+    pod,
+    hasVm: true,
+    use,
+    guest,
+    atNs: 5n,
+    stale: false,
+    containers: [{ container, stats, atNs: 5n }],
+    ...change,
+  };
 }
 
 test("descriptors have names of their own, help, and cAdvisor's labels first", (t) => {
@@ -96,4 +112,16 @@ test("what the guest's kernel does not measure is left out", (t) => {
   const names = new Set(containerMetrics[0]?.metrics.map(({ name }) => name));
   t.false(names.has("container_pressure_cpu_waiting_seconds_total"));
   t.true(names.has("container_pressure_io_waiting_seconds_total"));
+});
+
+test("of a pod without a VM nothing is told that is the host's", (t) => {
+  const use = { cpuNs: 1n, memoryUsage: 2n, memoryWorkingSet: 1n };
+  const bare = reading({ hasVm: false, use });
+  bare.pod.document.vm.hostNamespaces = ["network"];
+  const { metrics } = renderMetrics(bare, undefined);
+  const names = new Set(metrics.map(({ name }) => name));
+  for (const name of ["container_memory_rss", "podvm_pod_vm_cpus", "container_network_receive_bytes_total"]) {
+    t.false(names.has(name), name);
+  }
+  t.true(names.has("container_memory_working_set_bytes"));
 });

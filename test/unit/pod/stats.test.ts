@@ -14,7 +14,8 @@ const nowNs = () => BigInt(Date.now()) * 1_000_000n;
 /** A pod whose guest answers what `answer` gives. */
 function rig(answer: () => Promise<StatsResponse>) {
   const registry = new PodRegistry();
-  const ctx = { registry, logger: silentLogger } as unknown as PodContext;
+  const backends = { byName: () => ({ capabilities: { hostKernel: false } }) };
+  const ctx = { registry, logger: silentLogger, backends } as unknown as PodContext;
   let asked = 0;
   const add = (name: string, stats = answer) => {
     const vm = { memoryMib: 512, vcpus: 2 };
