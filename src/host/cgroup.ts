@@ -41,6 +41,11 @@ export interface Cgroups {
   remove(name: string, deadlineMs: number): Promise<void>;
   /** Names of the groups whose last part is `leaf`, below whatever parents. Reads all folders: for what has no record. */
   find(leaf: string): Promise<string[]>;
+  /**
+   * Lets the group have at least so many bytes of memory (and of memory with swap), where it has a limit that is lower.
+   * @returns that lower limit; undefined where nothing had to change, or there is no such group or controller
+   */
+  raiseMemoryLimit(name: string, bytes: number): Promise<number | undefined>;
   /** Undefined where the group does not exist. */
   usage(name: string): Promise<CgroupUsage | undefined>;
 }
@@ -183,6 +188,16 @@ function cgroupsOf(hierarchies: Hierarchy[]): Cgroups {
       return [...found];
     },
 
+    async raiseMemoryLimit(name, bytes) {
+      const hierarchy = hierarchies.find((h) => h.controllers.includes("memory"));
+      if (!hierarchy) return undefined;
+      const path = folder(hierarchy, name);
+      if (hierarchy.version === 2) return raise(`${path}/memory.max`, bytes);
+      // v1 wants the limit with swap, where the kernel has one, never below the other: that one goes first.
+      await raise(`${path}/memory.memsw.limit_in_bytes`, bytes);
+      return raise(`${path}/memory.limit_in_bytes`, bytes);
+    },
+
     async usage(name) {
       if (v2?.controllers.includes("memory")) {
         const [cpu, current, stat] = await Promise.all(
@@ -200,6 +215,15 @@ function cgroupsOf(hierarchies: Hierarchy[]): Cgroups {
       return usageOf(BigInt(cpu.trim()), Number(current), field(stat, "total_inactive_file"));
     },
   };
+}
+
+/** The number in the file, if it was lower than `bytes`, which stand in it now. "max" and v1's 2^63 are no limits. */
+async function raise(path: string, bytes: number): Promise<number | undefined> {
+  const found = await readFileIfThere(path);
+  const limit = Number(found?.trim() ?? "NaN");
+  if (!(limit < bytes)) return undefined;
+  await writeFile(path, String(bytes));
+  return limit;
 }
 
 function usageOf(cpuNs: bigint, memoryBytes: number, inactive: number): CgroupUsage {

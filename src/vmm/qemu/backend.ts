@@ -1,5 +1,6 @@
 /** The QEMU backend. */
 import { access, mkdir, rm } from "node:fs/promises";
+import { dirname } from "node:path";
 import { type Assets, bundleTool } from "../../host/assets.js";
 import { Budget } from "../../host/budget.js";
 import { type Cgroups, checkCgroupName, openCgroups } from "../../host/cgroup.js";
@@ -15,6 +16,7 @@ import { type Accelerator, type AcceleratorChoice, chooseAccelerator } from "./a
 import { placeDisk } from "./disks.js";
 import { launchDocument } from "./document.js";
 import { readGuest } from "./guest.js";
+import { ownMemoryMib } from "./memory.js";
 import { agentSocket, diskFolder, pidFile, qmpSocket, rootMountPoint, shareSocket } from "./paths.js";
 import { Qmp } from "./qmp.js";
 import { QemuVm } from "./vm.js";
@@ -31,6 +33,7 @@ export interface QemuOptions {
 const CLEANUP_MS = 10_000;
 /** After a failed start: for the process to be gone and what it said to have arrived. */
 const LAST_WORDS_MS = 1_000;
+const MIB = 1024 * 1024;
 
 export function createQemuVmm(options: QemuOptions): Vmm {
   return new QemuVmm(options);
@@ -109,6 +112,7 @@ class QemuVmm implements Vmm {
       await rm(path, { force: true });
     for (const disk of spec.disks) await placeDisk(spec, disk);
     const cgroups = await (await this.#groups()).make(spec.cgroup);
+    await this.#fitIntoPod(spec, accelerator);
     const document = launchDocument({ spec, guest, accelerator, console, cgroups });
     const { process, stderr } = await launch(assets.launch, document, budget.left());
     if (console) stderr.onLine((line) => logger.debug("guest console", { vm: spec.id, line }));
@@ -123,6 +127,21 @@ class QemuVmm implements Vmm {
       const said = stderr.text().slice(-1000);
       throw new PodvmError("internal", `QEMU did not come up: ${said || messageOf(err)}`, { cause: err });
     }
+  }
+
+  /**
+   * Kubelet limits the pod's cgroup to the containers' limits and the RuntimeClass's overhead. With none, or too little of it, the kernel would kill the
+   * VMM once the guest uses the memory that it was promised; so the pod gets what its VM can take, and the log says what to set.
+   */
+  async #fitIntoPod(spec: VmSpec, accelerator: Accelerator): Promise<void> {
+    const pod = dirname(spec.cgroup);
+    const wanted = (spec.memoryMib + ownMemoryMib(accelerator, spec.vcpus)) * MIB;
+    const limit = pod === "/" ? undefined : await (await this.#groups()).raiseMemoryLimit(pod, wanted);
+    if (limit === undefined) return;
+    this.#options.logger.warn(
+      "the pod's cgroup allowed less memory than its VM can take, and allows that now: give its RuntimeClass more overhead",
+      { vm: spec.id, cgroup: pod, allowedMib: Math.floor(limit / MIB), neededMib: wanted / MIB },
+    );
   }
 
   #running(spec: VmSpec, process: ProcessRef, qmp: Qmp, stderr: () => string): QemuVm {
