@@ -5,8 +5,8 @@
 import { existsSync, lstatSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { mkdir, readFile, rename, rm, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { bundleTool } from "../../src/host/assets.js";
 import { type RunResult, run } from "../../src/host/run.js";
+import { kubeletFolders, removeKubeletFolders } from "../support/kubelet-folders.js";
 import { readSysctls, restoreSysctls } from "../support/sysctls.js";
 import { projectRoot, tool } from "../support/tools.js";
 import { until } from "../support/until.js";
@@ -15,6 +15,7 @@ import { type ClusterOptions, kubeconfig } from "./options.js";
 import { removePods, serveArgv, writeServerConfig } from "./podvm-server.js";
 import { end, type Started, start, upAndRunning } from "./processes.js";
 import * as programs from "./programs.js";
+import { kubernetesChains, removeChains } from "./rules.js";
 
 interface State {
   version: 1;
@@ -24,6 +25,10 @@ interface State {
   processes: Started[];
   /** kube-proxy has run: its rules are on the node. */
   proxied: boolean;
+  /** Chains with Kubernetes' prefix that were there before. */
+  foreignChains: string[];
+  /** Folders that every kubelet makes, whatever its root is, and that were not there before. */
+  absentFolders: string[];
 }
 
 const statePath = (dir: string) => join(dir, "state.json");
@@ -42,9 +47,23 @@ export class Cluster {
     if (existsSync(statePath(options.dir))) {
       throw new Error(`${statePath(options.dir)} is there: a cluster is up, or was not ended; run make cluster-down`);
     }
-    await refuseForeignRules();
+    const foreignChains = await kubernetesChains();
+    if (foreignChains.includes("KUBE-SERVICES")) {
+      throw new Error(
+        "the chain KUBE-SERVICES is there: another kube-proxy works on this machine, and two undo each other's work",
+      );
+    }
+    const absentFolders = kubeletFolders.filter((path) => !existsSync(path));
     await mkdir(options.dir, { recursive: true, mode: 0o700 });
-    const state: State = { version: 1, options, sysctls: readSysctls(), processes: [], proxied: false };
+    const state: State = {
+      version: 1,
+      options,
+      sysctls: readSysctls(),
+      processes: [],
+      proxied: false,
+      foreignChains,
+      absentFolders,
+    };
     const cluster = new Cluster(options, state);
     await cluster.save();
     try {
@@ -165,23 +184,16 @@ export class Cluster {
         env: environment(),
         deadlineMs: 60_000,
       });
+      await removeChains(this.state.foreignChains);
     }
     for (const name of podvm ? [link, podBridge] : [link]) await run(["ip", "link", "del", name], { okCodes: [0, 1] });
     for (const mount of mountsBelow(dir)) await run(["umount", "-l", mount], { okCodes: [0, 32] });
     await removeLogLinks(dir);
+    await removeKubeletFolders(this.state.absentFolders);
     await removeCgroups(this.options.cgroupRoot);
     restoreSysctls(this.state.sysctls);
     if (!socket) await rm(runDir, { recursive: true, force: true });
     await rm(dir, { recursive: true, force: true });
-  }
-}
-
-/** The chains of kube-proxy are the node's: two of them would undo each other's work. */
-async function refuseForeignRules(): Promise<void> {
-  const iptables = bundleTool({ bundle: join(tool("assets"), "bundle/current") }, "iptables");
-  const found = await run([iptables, "-w", "-t", "nat", "-S", "KUBE-SERVICES"], { okCodes: [0, 1, 3, 4] });
-  if (found.code === 0) {
-    throw new Error("the chain KUBE-SERVICES is there: another kube-proxy works on this machine; use another machine");
   }
 }
 

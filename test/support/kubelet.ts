@@ -1,6 +1,6 @@
 /**
  * A real kubelet in standalone mode (no API server) on one test server's socket: static pods from a folder, everything it keeps below the
- * server's own folder, ports and cgroup root of its own.
+ * server's own folder, ports and cgroup root of its own. One at a time on a machine: they share /var/lib/kubelet/device-plugins.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, existsSync, lstatSync, openSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
@@ -8,6 +8,7 @@ import { mkdir, rename, rm, writeFile } from "node:fs/promises";
 import type { IncomingMessage } from "node:http";
 import { request } from "node:https";
 import { join } from "node:path";
+import { kubeletFolders, logLinks, removeKubeletFolders } from "./kubelet-folders.js";
 import { random } from "./manifests.js";
 import type { Podvm } from "./podvm.js";
 import { freePort } from "./registry.js";
@@ -61,10 +62,6 @@ export interface Answer {
   body: string;
 }
 
-/** Where every kubelet puts links to container logs, whatever its folders are. */
-const logLinks = "/var/log/containers";
-const devicePlugins = "/var/lib/kubelet";
-
 export class Kubelet {
   readonly dir: string;
   readonly manifests: string;
@@ -73,8 +70,7 @@ export class Kubelet {
   private healthz = 0;
   private child: ChildProcess | undefined;
   private readonly sysctls = readSysctls();
-  private readonly hadDevicePlugins = existsSync(devicePlugins);
-  private readonly hadLogLinks = existsSync(logLinks);
+  private readonly absentFolders = kubeletFolders.filter((path) => !existsSync(path));
 
   private constructor(
     private readonly podvm: Podvm,
@@ -278,8 +274,13 @@ export class Kubelet {
     });
   }
 
+  /** Pods that are in the folder. */
+  names(): string[] {
+    return readdirSync(this.manifests).map((file) => file.replace(/\.json$/, ""));
+  }
+
   async removeAll(): Promise<void> {
-    for (const file of readdirSync(this.manifests)) await this.remove(file.replace(/\.json$/, ""));
+    for (const name of this.names()) await this.remove(name);
   }
 
   /** Links in kubelet's folder for all logs that lead into this server's; folders of pods and mounts below kubelet's own root. */
@@ -313,8 +314,7 @@ export class Kubelet {
     await this.end();
     restoreSysctls(this.sysctls);
     for (const path of this.leftovers()) if (path.startsWith(logLinks)) await rm(path, { force: true });
-    if (!this.hadLogLinks) await removeIfEmpty(logLinks);
-    if (!this.hadDevicePlugins) await rm(devicePlugins, { recursive: true, force: true });
+    await removeKubeletFolders(this.absentFolders);
   }
 }
 
@@ -333,10 +333,6 @@ export function containerOf(pod: KubePod, name: string): KubeContainer {
 /** The same, without an error while there is none yet. */
 export const containerIfThere = (pod: KubePod, name: string): KubeContainer | undefined =>
   [...(pod.status.initContainerStatuses ?? []), ...(pod.status.containerStatuses ?? [])].find((c) => c.name === name);
-
-async function removeIfEmpty(folder: string): Promise<void> {
-  if (existsSync(folder) && readdirSync(folder).length === 0) await rm(folder, { recursive: true });
-}
 
 async function text(response: IncomingMessage): Promise<string> {
   const chunks: Buffer[] = [];
