@@ -205,6 +205,14 @@ test("the runtime handler: own network, name, IPC; limits, logs and volumes", as
   t.true(Number(stats[0]?.memory.workingSetBytes.value) < 64 << 20);
   t.true(Number(stats[0]?.cpu.usageCoreNanoSeconds.value) > 0);
 
+  const pods = await crictl.json<{
+    stats: {
+      linux: { memory: { workingSetBytes: { value: string } }; process: { processCount: { value: string } } };
+    }[];
+  }>("statsp", "-o", "json", "--id", podId);
+  t.true(Number(pods.stats[0]?.linux.memory.workingSetBytes.value) < 256 << 20, "the pod's, not the node's");
+  t.true(Number(pods.stats[0]?.linux.process.processCount.value) < 20);
+
   const greedy = await crictl.start(
     podId,
     containerConfig({

@@ -1,6 +1,7 @@
 //! Stats: containers from their cgroups, the guest from /proc.
 
 pub mod guest;
+mod host;
 pub mod pressure;
 pub mod usage;
 mod v1;
@@ -26,7 +27,7 @@ pub async fn stats(agent: &Arc<Agent>, ids: &[String]) -> Result<StatsResponse, 
     };
     let mut answer = StatsResponse {
         containers: Vec::new(),
-        guest: Some(guest::stats(agent)),
+        guest: Some(host::narrowed(agent, guest::stats(agent))),
     };
     for container in containers {
         answer.containers.push(one(&container).await);

@@ -30,7 +30,15 @@ pub fn of_cgroups(groups: &[PathBuf], base: ContainerStats) -> ContainerStats {
         memory_limit: Some(number("memory.limit_in_bytes"))
             .filter(|l| *l < UNLIMITED)
             .unwrap_or(0),
+        memory_cache: of("total_cache"),
+        memory_mapped_file: of("total_mapped_file"),
+        memory_active_file: of("total_active_file"),
+        memory_inactive_file: of("total_inactive_file"),
+        memory_peak: number("memory.max_usage_in_bytes"),
+        memory_failures: number("memory.failcnt"),
         pids: number("pids.current"),
+        pids_limit: number("pids.max"),
+        processes: number("pids.current"),
         oom_kills: oom_kills(groups),
         ..base
     }
