@@ -32,11 +32,16 @@ export class PodWatch {
 
   private async watch(socket: string): Promise<void> {
     const clients = connect(socket);
+    const looks = new Set<string>();
     try {
       while (!this.stopped) {
         const { items } = await call(clients, clients.runtime, "listPodSandbox", { filter: undefined });
+        const { containers } = await call(clients, clients.runtime, "listContainers", { filter: undefined });
         for (const { id, createdAt } of items) {
-          if (this.seen.get(id)?.vmm === "host") continue; // for good; a VM may still be given up for a host pod
+          // The detailed status costs the server some milliseconds. A VM is given up for a host pod only when a container is made.
+          const look = `${id} ${containers.filter((container) => container.podSandboxId === id).length}`;
+          if (looks.has(look)) continue;
+          looks.add(look);
           const request = { podSandboxId: id, verbose: true };
           const answer = await call(clients, clients.runtime, "podSandboxStatus", request).catch(() => undefined);
           if (!answer) continue; // removed meanwhile
