@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{entry, one_folder, within, Relay};
+use common::{entry, one_folder, within};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
@@ -49,30 +49,25 @@ fn the_root_is_not_the_guests() {
 
 #[test]
 fn read_only_is_the_hosts_to_enforce() {
-    let mut relay = Relay::unanswered(Vec::new());
+    let relay = one_folder();
     fs::write(relay.source().join("f"), b"x").expect("write");
     let mut read_only = entry("ro", &relay.source());
     read_only["readonly"] = true.into();
-    relay = {
-        let second = Relay::start(vec![read_only, entry("rw", &relay.source())]);
-        // The same file by the writable way, looked up first, must not lend its rights.
-        fs::read(second.guest("rw/f")).expect("read");
-        for result in [
-            fs::write(second.guest("ro/f"), b"y"),
-            fs::write(second.guest("ro/new"), b"y"),
-            fs::remove_file(second.guest("ro/f")),
-            fs::set_permissions(second.guest("ro/f"), fs::Permissions::from_mode(0o777)),
-        ] {
-            assert_eq!(result.expect_err("refused").raw_os_error(), Some(libc::EROFS));
-        }
-        fs::write(second.guest("rw/f"), b"z").expect("write");
-        within(Duration::from_secs(3), "what the host sees", || {
-            fs::read(second.guest("ro/f")).expect("read") == b"z"
-        });
-        drop(second);
-        relay
-    };
-    drop(relay);
+    relay.attach(read_only).expect("attached");
+    // The same file by the writable way, looked up first, must not lend its rights.
+    fs::read(relay.guest("v/f")).expect("read");
+    for result in [
+        fs::write(relay.guest("ro/f"), b"y"),
+        fs::write(relay.guest("ro/new"), b"y"),
+        fs::remove_file(relay.guest("ro/f")),
+        fs::set_permissions(relay.guest("ro/f"), fs::Permissions::from_mode(0o777)),
+    ] {
+        assert_eq!(result.expect_err("refused").raw_os_error(), Some(libc::EROFS));
+    }
+    fs::write(relay.guest("v/f"), b"z").expect("write");
+    within(Duration::from_secs(3), "what is read by the other way", || {
+        fs::read(relay.guest("ro/f")).expect("read") == b"z"
+    });
 }
 
 #[test]

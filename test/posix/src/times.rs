@@ -43,7 +43,11 @@ fn far(dir: &Path) -> Outcome {
     same("times", (meta.atime(), meta.mtime()), (-86_400, 5_000_000_000))
 }
 
-fn stamps(path: &Path) -> Result<((i64, i64), (i64, i64)), String> {
+/// Seconds and nanoseconds.
+type Time = (i64, i64);
+
+/// mtime and ctime.
+fn stamps(path: &Path) -> Result<(Time, Time), String> {
     let meta = fs::metadata(path).said("stat")?;
     Ok(((meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec())))
 }

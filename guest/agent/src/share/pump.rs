@@ -24,6 +24,9 @@ const UNANSWERED_BYTES: usize = 4 * MAX_DATA;
 const UNANSWERED: usize = 256;
 const STACK: usize = 128 << 10;
 
+/// What a thread does until the file system is unmounted.
+type Work = fn(&Pump) -> io::Result<()>;
+
 struct Unanswered {
     request: Vec<u8>,
     /// A share may have seen it.
@@ -63,7 +66,7 @@ impl Pump {
             answered: watch::Sender::new(false),
         });
         let receiver = pump.answered.subscribe();
-        let work: [(&str, fn(&Pump) -> io::Result<()>); 3] = [
+        let work: [(&str, Work); 3] = [
             ("share-ask", Pump::ask),
             ("share-answer", Pump::answer),
             ("share-resume", Pump::resume),

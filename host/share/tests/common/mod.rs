@@ -3,30 +3,26 @@
 
 use podvm_agent::share::Pump;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 pub struct Relay {
     pub dir: PathBuf,
+    /// A shell made before any file of the relay is open: a child made later would, on exec, close its copies of them, which asks the share, and
+    /// waits for the one that it is to start.
+    shell: Mutex<Child>,
     entries: Vec<serde_json::Value>,
 }
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 impl Relay {
-    /// Mounted, with these entries.
-    pub fn start(entries: Vec<serde_json::Value>) -> Self {
-        let relay = Self::unanswered(entries);
-        relay.share();
-        relay.wait_for_answer();
-        relay
-    }
-
     /// Mounted, but nobody serves.
     pub fn unanswered(entries: Vec<serde_json::Value>) -> Self {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -34,7 +30,13 @@ impl Relay {
         for name in ["mnt", "root", "src"] {
             fs::create_dir_all(dir.join(name)).expect("folder");
         }
-        let relay = Relay { dir, entries };
+        let shell = Command::new("sh")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sh");
+        let shell = Mutex::new(shell);
+        let relay = Relay { dir, shell, entries };
         let (guest, host) = UnixStream::pair().expect("pair");
         let listener = UnixListener::bind(relay.dir.join("port")).expect("listen");
         std::thread::spawn(move || character_device(&host, &listener));
@@ -125,21 +127,25 @@ impl Relay {
     }
 
     fn command(&self, verb: &str, document: &serde_json::Value) -> Result<String, String> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_podvm-share"))
-            .arg(verb)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("podvm-share");
-        let mut stdin = child.stdin.take().expect("stdin");
-        stdin.write_all(document.to_string().as_bytes()).expect("write");
-        drop(stdin);
-        let output = child.wait_with_output().expect("output");
-        let text = String::from_utf8_lossy(&output.stdout).trim().to_string();
-        if output.status.success() {
-            Ok(text)
+        let file = self.dir.join("document");
+        fs::write(&file, document.to_string()).expect("write");
+        let mut shell = self.shell.lock().expect("shell");
+        let line = format!("{} {verb} < {}\n", env!("CARGO_BIN_EXE_podvm-share"), file.display());
+        shell
+            .stdin
+            .as_mut()
+            .expect("stdin")
+            .write_all(line.as_bytes())
+            .expect("write");
+        let mut answer = String::new();
+        BufReader::new(shell.stdout.as_mut().expect("stdout"))
+            .read_line(&mut answer)
+            .expect("answer");
+        let answer = answer.trim().to_string();
+        if answer.contains("\"error\"") {
+            Err(answer)
         } else {
-            Err(text)
+            Ok(answer)
         }
     }
 }
@@ -153,6 +159,10 @@ impl Drop for Relay {
         if self.dir.join("pid").exists() {
             let pid = self.pid();
             unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+        if let Ok(shell) = self.shell.get_mut() {
+            drop(shell.kill());
+            drop(shell.wait());
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
