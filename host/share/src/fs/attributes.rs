@@ -73,7 +73,7 @@ impl FileSystem {
                     if nsec >= 1_000_000_000 {
                         return Err(libc::EINVAL);
                     }
-                    (request.u64(seconds)? as libc::time_t, nsec)
+                    (request.u64(seconds)?.cast_signed(), nsec)
                 };
                 Ok(libc::timespec { tv_sec, tv_nsec })
             };
