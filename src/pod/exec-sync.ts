@@ -1,7 +1,11 @@
 import { hasCode, PodvmError } from "../host/errors.js";
 import type { PodContext } from "./context.js";
 
-const MAX_OUTPUT = 16 << 20;
+/**
+ * Of both streams together: kubelet and crictl take messages of at most 16 MiB, and CRI says: "The runtime should cap the output of this
+ * response to 16MB." What is beyond is dropped, and the command is none the wiser.
+ */
+export const MAX_OUTPUT = (16 << 20) - 4096;
 /** Beside the command's own time: to start it, kill it, and carry up to 32 MiB of output. */
 const SLACK_MS = 60_000;
 const EXIT_MS = 2_000;
@@ -42,5 +46,5 @@ export async function execSync(
     );
   }
   const { stdout, stderr, exitCode } = result;
-  return { stdout, stderr, exitCode };
+  return { stdout, stderr: stderr.subarray(0, MAX_OUTPUT - stdout.length), exitCode };
 }

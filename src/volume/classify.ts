@@ -1,8 +1,9 @@
 /** Decides for each mount of a container what it becomes in the pod's VM: docs/volumes.md has the table and the reasons. */
-import { PodvmError } from "../host/errors.js";
+import { errno, PodvmError } from "../host/errors.js";
 import type { MountConfig } from "../pod/types.js";
 import { isAtomicWriter, isInGeneration } from "./atomic-writer.js";
 import { localVolume } from "./local.js";
+import { resolveOrMake } from "./missing.js";
 import type { MountInfo } from "./mountinfo.js";
 import { relayedVolume } from "./relayed.js";
 import { socketVolume } from "./socket.js";
@@ -19,13 +20,14 @@ export interface ClassifyOptions {
 
 /** Of a mount with a host path. Rejects with what was found and what would work. */
 export async function classifyMount(mount: MountConfig, options: ClassifyOptions): Promise<VolumeChoice> {
-  const source = await lookAt(mount.hostPath, options.mounts);
   if (mount.propagation === "bidirectional") {
     throw new PodvmError(
       "failed_precondition",
       `mount ${mount.containerPath}: bidirectional propagation cannot leave a virtual machine; give the pod a RuntimeClass of the host backend`,
     );
   }
+  await makeMissing(mount);
+  const source = await lookAt(mount.hostPath, options.mounts);
   switch (source.type) {
     case "socket":
       return socketVolume(mount, source, options.sockets);
@@ -39,6 +41,13 @@ export async function classifyMount(mount: MountConfig, options: ClassifyOptions
         `mount ${mount.containerPath}: ${source.path} is a ${NAMES[source.type]}, which a mount cannot bring into a virtual machine; give devices as devices`,
       );
   }
+}
+
+/** What cannot be made is not there: lookAt says so. */
+async function makeMissing(mount: MountConfig): Promise<void> {
+  await resolveOrMake(mount.hostPath).catch((err) => {
+    if (!["ENOENT", "ENOTDIR", "ELOOP", "EEXIST"].includes(errno(err) ?? "")) throw err;
+  });
 }
 
 const NAMES = { block: "block device", char: "character device", fifo: "named pipe" };

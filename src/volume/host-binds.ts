@@ -1,9 +1,9 @@
 /** Volumes and devices of pods without a VM: what the host has, where it is. */
-import { mkdir, realpath } from "node:fs/promises";
 import type { DeepPartial, Device } from "../gen/agent/v1/agent.js";
 import type { Mount as OciMount } from "../gen/oci/v1/spec.js";
-import { errno, PodvmError } from "../host/errors.js";
+import { PodvmError } from "../host/errors.js";
 import type { DeviceConfig, MountConfig, Propagation } from "../pod/types.js";
+import { resolveOrMake } from "./missing.js";
 import { idMappings, mountOptions } from "./mount-options.js";
 import { type MountInfo, mountOf, readMountInfo } from "./mountinfo.js";
 
@@ -32,7 +32,7 @@ export async function hostVolumes(
   const volumes: HostVolumes = { mounts: [], devices: [], rootfsPropagation: "" };
   for (const mount of mounts) {
     if (mount.hostPath === "") continue;
-    const source = await resolved(mount.hostPath);
+    const source = await resolveOrMake(mount.hostPath);
     checkPropagates(source, mount, table);
     if (mount.propagation === "bidirectional") volumes.rootfsPropagation = "rshared";
     else if (mount.propagation === "hostToContainer") volumes.rootfsPropagation ||= "rslave";
@@ -49,16 +49,6 @@ export async function hostVolumes(
     volumes.devices.push({ path, permissions, guest: hostPath });
   }
   return volumes;
-}
-
-async function resolved(path: string): Promise<string> {
-  try {
-    return await realpath(path);
-  } catch (err) {
-    if (errno(err) !== "ENOENT") throw err;
-    await mkdir(path, { recursive: true, mode: 0o755 });
-    return await realpath(path);
-  }
 }
 
 function checkPropagates(source: string, mount: MountConfig, table: readonly MountInfo[]): void {

@@ -16,10 +16,7 @@ export interface HostSource {
   minor: number;
 }
 
-/**
- * Follows links and looks. Rejects with not_found where there is nothing: CRI says of a host path that does not exist that "runtimes should
- * report an error"; a folder that is to be made has a type of its own in Kubernetes (DirectoryOrCreate), and kubelet makes it.
- */
+/** Follows links and looks. Rejects with not_found where there is nothing. */
 export async function lookAt(hostPath: string, mounts: readonly MountInfo[]): Promise<HostSource> {
   try {
     const path = await realpath(hostPath);

@@ -1,5 +1,5 @@
 /** What each kind of mount becomes; the sources are real. */
-import { mkdir, mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -99,11 +99,17 @@ test("the termination log is an own kind, and only kubelet's path of this pod is
   t.is(await readFile(join(dir, "target"), "utf8"), "safe");
 });
 
-test("links are followed; what is missing, bidirectional, a device or a socket nobody allowed is refused with a reason", async (t) => {
+test("links are followed; what is missing is made; a dead link, bidirectional, a device or a socket nobody allowed is refused with a reason", async (t) => {
   const dir = await scratch(t);
   await symlink(dir, join(dir, "link"));
   t.like((await classify(mount(join(dir, "link")))).spec, { kind: "share", entry: { hostPath: dir } });
-  await t.throwsAsync(classify(mount(join(dir, "none"))), { code: "not_found", message: /does not exist/ });
+  await symlink(join(dir, "nowhere"), join(dir, "dangling"));
+  await t.throwsAsync(classify(mount(join(dir, "dangling"))), { code: "not_found", message: /does not exist/ });
+  t.like((await classify(mount(join(dir, "made/below")))).spec, {
+    kind: "share",
+    entry: { hostPath: join(dir, "made/below") },
+  });
+  t.true((await stat(join(dir, "made/below"))).isDirectory(), "as containerd and CRI-O do it");
   await t.throwsAsync(classify(mount(dir, { propagation: "bidirectional" })), {
     code: "failed_precondition",
     message: /host backend/,

@@ -146,6 +146,9 @@ async fn make(agent: &Agent, id: &str, kind: Asked) -> Result<(Kind, PathBuf), S
             Ok((Kind::Synced { single_file }, path))
         }
         Asked::Local(asked) => {
+            if asked.memory {
+                in_memory(agent).await?; // mounted later, it would hide this one
+            }
             let path = local::make(&agent.setup, id, &asked)?;
             Ok((Kind::Local { memory: asked.memory }, path))
         }
