@@ -16,7 +16,7 @@ setup: ## the same without starting the server
 build: ## packages, generated code, TypeScript and Rust only; touches nothing outside this folder
 	@setup/setup.sh build
 
-test: ## set up, then lint, unit, contract and end-to-end tests
+test: ## set up, then lint, unit, contract and end-to-end tests, and critest
 	@test/setup/test.sh
 
 test-setup: ## what only the tests need: crictl, registry, busybox

@@ -2,7 +2,7 @@
  * Runs the suites in order and ends with one line, "N passed, N failed[, N skipped]", the sum of all; that line is also written to
  * build/test/summary. A suite that breaks without a failed test of its own counts as one failure. Exit code 0 only if nothing failed.
  *
- * usage: node test/run.mjs [SUITE…]      suites: lint rust unit contract e2e (default: these, in this order), critest, kubelet, cluster
+ * usage: node test/run.mjs [SUITE…]      suites: lint rust unit contract e2e critest (default: these, in this order), kubelet, cluster
  */
 import { spawn } from "node:child_process";
 import { createWriteStream, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -86,7 +86,7 @@ const suites = {
   kubelet: [{ name: "kubelet", ...ava("kubelet", "--timeout=10m", "--concurrency=1") }],
   cluster: [{ name: "cluster", ...ava("cluster", "--timeout=15m", "--concurrency=1") }],
 };
-const usual = ["lint", "rust", "unit", "contract", "e2e"];
+const usual = ["lint", "rust", "unit", "contract", "e2e", "critest"];
 
 /** Runs one part: everything it says goes to build/test/NAME.log, failures also to the screen. */
 function runPart({ name, argv, read }) {

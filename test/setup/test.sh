@@ -5,7 +5,7 @@ cd "$(dirname "$0")/../.."
 setup/preflight.sh test
 setup/setup.sh
 test/setup/setup.sh
-[[ " $* " != *" critest "* ]] || critest-config/setup.sh
+[[ $# -gt 0 && " $* " != *" critest "* ]] || critest-config/setup.sh
 case " $* " in
 *" cluster "*) test/setup/kubernetes.sh ;;
 *" kubelet "*) test/setup/kubernetes.sh kubelet grpc-health ;;
