@@ -78,6 +78,12 @@ impl Framing {
         }
     }
 
+    /// Bytes that it holds.
+    #[cfg(test)]
+    pub fn kept(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Skips to the magic, or to what may be the beginning of one.
     fn find_magic(&mut self) -> bool {
         let rest = &self.bytes[self.from..];

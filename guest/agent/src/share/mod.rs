@@ -5,6 +5,8 @@
 //! Who serves may die and be replaced: the kernel's requests wait meanwhile, and the new one is told what the kernel knows (`track`).
 
 mod framing;
+#[cfg(test)]
+mod fuzz;
 mod port;
 mod pump;
 mod track;

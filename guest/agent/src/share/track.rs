@@ -141,17 +141,17 @@ impl Track {
     }
 
     fn seen(&mut self, number: u64, inode: u64) {
-        self.free_node = self.free_node.max(number + 1);
+        self.free_node = self.free_node.max(number.saturating_add(1));
         let node = self.nodes.entry(number).or_insert(Node {
             place: None,
             lookups: 0,
             inode,
         });
-        node.lookups += 1;
+        node.lookups = node.lookups.saturating_add(1);
     }
 
     fn opened(&mut self, node: u64, handle: u64, flags: u32, directory: bool) -> Option<()> {
-        self.free_handle = self.free_handle.max(handle + 1);
+        self.free_handle = self.free_handle.max(handle.saturating_add(1));
         let record = HandleRecord {
             handle,
             node,
