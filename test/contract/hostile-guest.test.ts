@@ -69,7 +69,7 @@ function plausible(podId: string): Partial<AgentServer> {
       inGuest.delete(call.request.containerId);
       reply(null, {});
     },
-    stats: (_, reply) => reply(null, StatsResponse.fromPartial({})),
+    stats: (_, reply) => reply(null, StatsResponse.fromPartial({ guest: {} })),
     output: () => {},
   };
 }
@@ -171,7 +171,7 @@ test("a guest that lies about other pods' containers is not believed", async (t)
       const lies = [other.id, other.id.slice(0, 1), pod.id.slice(0, 2), pod.id, pod.id].map((containerId) =>
         ContainerStats.fromPartial({ containerId, timeNs: nowNs(), memoryWorkingSet: 2n ** 64n - 1n }),
       );
-      reply(null, StatsResponse.fromPartial({ containers: lies }));
+      reply(null, StatsResponse.fromPartial({ guest: {}, containers: lies }));
     },
   });
   await sleep(1500);
@@ -240,7 +240,7 @@ test("messages larger than allowed are refused before they are read", async (t) 
   behave({
     execSync: (_, reply) => reply(null, ExecSyncResponse.fromPartial({ stdout: huge })),
     stats: (_, reply) =>
-      reply(null, StatsResponse.fromPartial({ containers: [{ containerId: "x".repeat(100 << 20) }] })),
+      reply(null, StatsResponse.fromPartial({ guest: {}, containers: [{ containerId: "x".repeat(100 << 20) }] })),
   });
   const said = await watched(t, podvm().crictl.fails("exec", "--sync", pod.id, "cat", "/dev/zero"));
   t.regex(said, /larger than|max/i);

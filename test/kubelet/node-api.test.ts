@@ -42,7 +42,7 @@ test("a pod to look at", async (t) => {
   name = await kubelet().apply({
     spec: {
       containers: [
-        sh("talks", "echo one; echo two >&2; echo three; exec sleep 3600"),
+        sh("talks", "echo one; sleep 1; echo two >&2; sleep 1; echo three; exec sleep 3600"),
         sh("reads", "while read line; do echo got $line; done; exec sleep 3600", { stdin: true }),
         sh("serves", "exec nc -lk -s 127.0.0.1 -p 7000 -e cat"),
       ],
