@@ -62,7 +62,7 @@ test("pods that ask for the host's namespaces are refused clearly", async (t) =>
   const node = 2;
   for (const [kind, options] of [
     ["network", { network: node }],
-    ["pid", { pid: node }],
+    ["network", { network: node, pid: node }],
     ["ipc", { ipc: node }],
   ] as const) {
     const config = podvm().pod({ linux: { security_context: { namespace_options: options } } });
