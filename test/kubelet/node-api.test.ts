@@ -44,7 +44,7 @@ test("a pod to look at", async (t) => {
       containers: [
         sh("talks", "echo one; sleep 1; echo two >&2; sleep 1; echo three; exec sleep 3600"),
         sh("reads", "while read line; do echo got $line; done; exec sleep 3600", { stdin: true }),
-        sh("serves", "exec nc -lk -s 127.0.0.1 -p 7000 -e cat"),
+        sh("serves", "exec nc -ll -p 7000 -e cat"),
       ],
     },
   });
@@ -80,7 +80,7 @@ test("attach: what is typed reaches the process", async (t) => {
   t.pass();
 });
 
-test("port-forward reaches a server that listens on the pod's own loopback", async (t) => {
+test("port-forward: three connections at once to an echo server of the pod", async (t) => {
   const url = `${kubelet().url}/portForward/default/${kubelet().full(name)}`;
   const done = await client<{ good: number; errors: string[] | null; said: string }>(
     ..."forward -port 7000 -connections 3 -bytes 100000 -url".split(" "),
