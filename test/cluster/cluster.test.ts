@@ -278,7 +278,7 @@ test("RuntimeClasses: podvm, and Kata's name for it, with their overhead", async
             name: "c",
             image: busybox,
             command: ["sleep", "3600"],
-            resources: { limits: { memory: "64Mi", cpu: "1" } },
+            resources: { requests: { cpu: "100m" }, limits: { memory: "64Mi", cpu: "1" } },
           },
         ],
       },
