@@ -272,6 +272,14 @@ func runForward(args []string) {
 		}()
 	}
 	group.Wait()
+	// A failed connection may end the session, a moment after its own end: told to stop before that, the forwarder would not say so.
+	if result.Good < *connections {
+		select {
+		case err := <-done:
+			done <- err
+		case <-time.After(5 * time.Second):
+		}
+	}
 	close(stop)
 	if err := <-done; err != nil {
 		result.End = err.Error()
