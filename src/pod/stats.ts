@@ -1,5 +1,5 @@
 import { availableParallelism } from "node:os";
-import type { ContainerStats, GuestStats, StatsResponse } from "../gen/agent/v1/agent.js";
+import type { ContainerStats, GuestStats } from "../gen/agent/v1/agent.js";
 import { messageOf, PodvmError } from "../host/errors.js";
 import type { HostCost } from "../vmm/vmm.js";
 import type { Container } from "./container.js";
@@ -91,8 +91,9 @@ export class StatsReader {
     try {
       const answer = await pod.call((agent, deadlineMs) => agent.stats([], { deadlineMs }), GUEST_MS);
       const hasVm = !this.ctx.backends.byName(pod.document.vmm).capabilities.hostKernel;
+      if (!answer.guest) throw new PodvmError("internal", "the guest says nothing of itself");
       const use = hasVm ? useOfGuest(answer.guest) : useOfCgroup(await pod.vm?.hostCost());
-      sample.reading = this.take(pod, hasVm, use, answer);
+      sample.reading = this.take(pod, hasVm, use, answer.guest, answer.containers);
       sample.takenMs = performance.now();
       return sample.reading;
     } catch (err) {
@@ -103,8 +104,7 @@ export class StatsReader {
     }
   }
 
-  private take(pod: Pod, hasVm: boolean, use: PodUse, { guest, containers: list }: StatsResponse): PodReading {
-    if (!guest) throw new PodvmError("internal", "the guest says nothing of itself");
+  private take(pod: Pod, hasVm: boolean, use: PodUse, guest: GuestStats, list: ContainerStats[]): PodReading {
     const most = BigInt(hasVm ? pod.size.vcpus : availableParallelism()) * NS_PER_SECOND;
     const rate = (key: Pod | Container, timeNs: bigint, cpuNs: bigint) => {
       const found = this.rate(key, timeNs, cpuNs);
@@ -133,8 +133,7 @@ export class StatsReader {
   }
 }
 
-function useOfGuest(guest: GuestStats | undefined): PodUse {
-  if (!guest) throw new PodvmError("internal", "the guest says nothing of itself");
+function useOfGuest(guest: GuestStats): PodUse {
   const memoryWorkingSet = difference(guest.memoryTotal, guest.memoryAvailable);
   return {
     cpuNs: guest.cpuUsageNs,
